@@ -1,0 +1,110 @@
+"""Sequences in, tensors out. The only place where tokens shift by one, and where the loss mask is decided.
+
+A row holds one prompt once, followed by all of its completions: the prompt's forward pass is shared by its group.
+
+    tokens     p0 p1 p2 | a0 a1 a2 | b0 b1
+    positions   0  1  2 |  3  4  5 |  3  4
+    attends     prompt causally; a completion the whole prompt and itself causally, never another completion
+
+Shapes: R rows, L row length, T completion tokens of the batch.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from grpo.types import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One forward pass. T runs over every completion token, row by row."""
+
+    input_ids_RL: Tensor
+    positions_RL: Tensor
+    attends_R1LL: Tensor
+    """True where the row's token (third axis) may see the other (fourth axis)."""
+    source_T: Tensor
+    """Index into the flattened [R * L] hidden states of the position that predicts the token."""
+    target_T: Tensor
+    sampler_logprobs_T: Tensor
+    advantages_T: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+
+def pack(sequences: Seq[Sequence], max_tokens: int) -> list[Batch]:
+    """Micro-batches of at most ``max_tokens`` padded tokens each (one oversized row makes a batch of its own).
+
+    Rows keep the order of ``sequences``; a group is split over rows where it would not fit into one.
+    """
+    batches: list[list[list[Sequence]]] = []
+    width = 0
+    for row in _rows(sequences, max_tokens):
+        length = _length(row)
+        if batches and max(width, length) * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(row)
+            width = max(width, length)
+        else:
+            batches.append([row])
+            width = length
+    return [_collate(rows) for rows in batches]
+
+
+def _rows(sequences: Seq[Sequence], max_tokens: int) -> list[list[Sequence]]:
+    rows: list[list[Sequence]] = []
+    for _, members in groupby(sequences, key=lambda s: s.group):
+        rows.append([])
+        for sequence in members:
+            if rows[-1] and _length(rows[-1]) + len(sequence.completion_ids) > max_tokens:
+                rows.append([])
+            rows[-1].append(sequence)
+    return rows
+
+
+def _length(row: Seq[Sequence]) -> int:
+    return len(row[0].prompt_ids) + sum(len(s.completion_ids) for s in row)
+
+
+def _collate(rows: Seq[Seq[Sequence]]) -> Batch:
+    length = max(_length(row) for row in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.long)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    attends = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no empty softmax
+    source: list[int] = []
+    for r, row in enumerate(rows):
+        source += [r * length + place for place in _fill(row, tokens[r], positions[r], attends[r])]
+    flat = [s for row in rows for s in row]
+    return Batch(
+        input_ids_RL=tokens,
+        positions_RL=positions,
+        attends_R1LL=attends[:, None],
+        source_T=torch.tensor(source, dtype=torch.long),
+        target_T=torch.tensor([t for s in flat for t in s.completion_ids], dtype=torch.long),
+        sampler_logprobs_T=torch.tensor([p for s in flat for p in s.sampler_logprobs], dtype=torch.float32),
+        advantages_T=torch.tensor([s.advantage for s in flat for _ in s.completion_ids], dtype=torch.float32),
+    )
+
+
+def _fill(row: Seq[Sequence], tokens: Tensor, positions: Tensor, attends: Tensor) -> list[int]:
+    """Write one row in place; return, for each completion token, the position in the row that predicts it."""
+    prompt = len(row[0].prompt_ids)
+    tokens[:prompt] = torch.tensor(row[0].prompt_ids)
+    positions[:prompt] = torch.arange(prompt)
+    attends[:prompt, :prompt] = torch.ones(prompt, prompt, dtype=torch.bool).tril()
+    source: list[int] = []
+    start = prompt
+    for sequence in row:
+        count = len(sequence.completion_ids)
+        part = slice(start, start + count)
+        tokens[part] = torch.tensor(sequence.completion_ids)
+        positions[part] = torch.arange(prompt, prompt + count)
+        attends[part, :prompt] = True
+        attends[part, part] = torch.ones(count, count, dtype=torch.bool).tril()
+        source += [prompt - 1, *range(start, start + count - 1)]
+        start += count
+    return source

@@ -1,0 +1,124 @@
+"""Checkpoints: complete or absent. Touches: disk.
+
+    checkpoints/step_000010/
+        adapter_model.safetensors, adapter_config.json   the adapter, in PEFT's format
+        trainer.safetensors                              Adam's moments, and the adapter under the trainer's names
+        manifest.json                                    step, digests of all files; written last
+
+A directory is filled under a temporary name, synced and renamed; one without a valid manifest does not count. All
+tensors are safetensors: loading a checkpoint runs no code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from grpo.errors import CheckpointError
+from grpo.policy import Policy
+from grpo.runlog import sync_directory, write_atomic
+from grpo.update import Updater
+
+ADAPTER, OPTIMIZER = "adapter/", "optimizer/"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One complete checkpoint on disk."""
+
+    path: Path
+    step: int
+    """Updates made."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, run: Path) -> None:
+        self.directory = run / "checkpoints"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob("*.partial"):
+            shutil.rmtree(leftover)
+
+    def path(self, step: int) -> Path:
+        return self.directory / f"step_{step:06d}"
+
+    def save(self, step: int, policy: Policy, updater: Updater) -> Checkpoint:
+        """Write the state after ``step`` updates. It appears whole, or not at all."""
+        partial = self.path(step).with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        policy.save_adapter(partial)
+        state = {ADAPTER + name: value for name, value in policy.adapter_state().items()}
+        state |= {OPTIMIZER + name: value for name, value in updater.optimizer_state().items()}
+        save_file(state, partial / "trainer.safetensors")
+        files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        manifest = {"format": 1, "step": step, "policy": policy.digest(), "files": files}
+        for name in files:
+            _sync_file(partial / name)
+        write_atomic(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        shutil.rmtree(self.path(step), ignore_errors=True)
+        partial.rename(self.path(step))
+        sync_directory(self.directory)
+        return Checkpoint(self.path(step), step)
+
+    def list(self) -> list[Checkpoint]:
+        """Complete checkpoints, oldest first."""
+        found = []
+        for path in sorted(self.directory.glob("step_??????")):
+            if (path / "manifest.json").is_file():
+                found.append(Checkpoint(path, int(path.name.removeprefix("step_"))))
+        return found
+
+    def newest(self) -> Checkpoint | None:
+        found = self.list()
+        return found[-1] if found else None
+
+    def prune(self, keep: set[int]) -> None:
+        """Remove all checkpoints but the newest and those of the steps in ``keep``."""
+        for checkpoint in self.list()[:-1]:
+            if checkpoint.step not in keep:
+                shutil.rmtree(checkpoint.path)
+
+
+def restore(checkpoint: Checkpoint, policy: Policy, updater: Updater | None) -> None:
+    """Load a checkpoint after checking every file's digest. Raises CheckpointError when one differs."""
+    verify(checkpoint)
+    state = load_file(checkpoint.path / "trainer.safetensors")
+    policy.load_adapter_state(_part(state, ADAPTER))
+    if updater is not None:
+        updater.load_optimizer_state(_part(state, OPTIMIZER))
+
+
+def verify(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The manifest, after every file matched its digest."""
+    try:
+        manifest: dict[str, Any] = json.loads((checkpoint.path / "manifest.json").read_text())
+        damaged = [name for name, digest in manifest["files"].items() if _digest(checkpoint.path / name) != digest]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{checkpoint.path}: damaged ({error}). Remove it to resume from an older one") from None
+    if damaged:
+        raise CheckpointError(f"{checkpoint.path}: {', '.join(damaged)} changed since it was written. Remove it to resume")
+    return manifest
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,155 @@
+"""The command line: train, eval, chat, plot, doctor. Reads arguments, calls the stages, prints what they return.
+
+Heavy libraries are imported inside the commands: ``grpo --help`` and ``grpo doctor`` answer at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from grpo import doctor as diagnosis
+from grpo import engine, offline
+from grpo.config import Config
+from grpo.config import load as load_config
+from grpo.errors import ConfigError, GrpoError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ConfigFile = Annotated[Path, typer.Argument(help="A TOML file; configs/ has complete ones.")]
+RunDirectory = Annotated[Path, typer.Argument(help="The directory of a run, for instance runs/demo.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override one setting: section.key=value.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train, or go on with a run that was interrupted: the same command does both."""
+    settings = load_config(config, overrides)
+    from grpo import loop
+    from grpo.display import Display
+
+    loop.run(settings, Display())
+
+
+@app.command("eval")
+def evaluate(
+    run: RunDirectory,
+    data: Annotated[Path | None, typer.Option(help="A prompt file; default: the run's test prompts.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Score the base model instead of the adapter.")] = False,
+    completions: Annotated[int, typer.Option(help="Per prompt.", min=1)] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished run's adapter (or its base model) on a prompt file."""
+    settings = run_config(run)
+    from grpo.display import Display
+    from grpo.standalone import score_file
+
+    display = Display(quiet=as_json)
+    result = score_file(settings, data, None if base else adapter(run), completions, display)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        display.console.print(
+            f"mean {result['mean']:.3f}, 95 % interval {result['low']:.3f} to {result['high']:.3f}, "
+            f"{result['n']} completions, {result['errors']} not scored",
+            highlight=False,
+        )
+
+
+@app.command()
+def chat(
+    run: RunDirectory,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask once and leave.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Talk to the base model instead.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talk to a finished run's model."""
+    settings = run_config(run)
+    chosen = None if base else adapter(run)
+    from grpo.standalone import open_chat
+
+    reply = open_chat(settings, chosen, temperature=temperature, max_tokens=max_tokens)
+    if message is not None:
+        reply(message)
+        return
+    print("An empty line ends the conversation.")
+    while line := typer.prompt("you", default="", show_default=False, prompt_suffix="> "):
+        reply(line)
+
+
+@app.command()
+def plot(
+    run: RunDirectory, out: Annotated[Path | None, typer.Option(help="Default: curve.png in the run.")] = None
+) -> None:
+    """Draw a run's reward curve, finished or not."""
+    run_config(run)
+    from grpo.plot import save_curve
+
+    target = out or run / "curve.png"
+    save_curve(run, target)
+    print(target)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine has, what it lacks, what to do."""
+    findings = diagnosis.examine()
+    failed = not all(f.ok for f in findings if f.required)
+    if as_json:
+        print(diagnosis.as_json(findings))
+        raise typer.Exit(int(failed))
+    table = Table(title=f"device: {diagnosis.device()}, sampler: {engine.installed() or 'transformers'}")
+    for column in ("", "what", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for f in findings:
+        mark = "[green]ok[/]" if f.ok else "[red]missing[/]" if f.required else "[yellow]note[/]"
+        table.add_row(mark, f.name, escape(f.found), escape(f.advice))
+    Console().print(table)
+    raise typer.Exit(int(failed))
+
+
+def run_config(run: Path) -> Config:
+    """The configuration a run was made with. Raises ConfigError."""
+    path = run / "config.json"
+    try:
+        content = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{run}: not a run directory: {path} is missing or unreadable") from None
+    return Config.model_validate(content)
+
+
+def adapter(run: Path) -> Path:
+    """The adapter to use: the chosen one of a finished run, else the newest checkpoint. Raises ConfigError."""
+    result = run / "result.json"
+    if result.is_file():
+        chosen = json.loads(result.read_text())["adapter"]
+        if chosen:
+            return run / "checkpoints" / Path(chosen).name
+    complete = sorted(p.parent for p in run.glob("checkpoints/step_??????/manifest.json"))
+    if not complete:
+        raise ConfigError(f"{run}: no checkpoint yet. Let the run finish a step, or use --base")
+    return complete[-1]
+
+
+def main() -> None:
+    """The ``grpo`` command: our own errors end in one message, without a traceback."""
+    offline.go_offline()
+    try:
+        app()
+    except GrpoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last complete step", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What a person sees while a run goes on. A terminal gets a live bar; a pipe gets one line per step."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from grpo.convergence import Verdict
+
+
+class Display:
+    """Progress on one console; ``quiet`` (other ranks, tests) prints nothing."""
+
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        self.console = Console(quiet=True) if quiet else console or Console(soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """A spinner with the elapsed time while something slow happens; in a pipe a line before and after."""
+        started = time.monotonic()
+        if self.console.is_terminal and self._progress is None:
+            columns = (TextColumn("[cyan]{task.description}"), BarColumn(20), TimeElapsedColumn())
+            with Progress(*columns, console=self.console, transient=True) as spinner:
+                spinner.add_task(escape(text), total=None)
+                yield
+        else:
+            self.console.print(f"{escape(text)} ...", highlight=False)
+            yield
+        self.console.print(f"{escape(text)}: {time.monotonic() - started:.1f} s", style="dim", highlight=False)
+
+    @contextmanager
+    def training(self, done: int, budget: int) -> Iterator[None]:
+        """The bar under which steps are reported."""
+        if not self.console.is_terminal:
+            yield
+            return
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, TimeElapsedColumn(), console=self.console) as self._progress:
+            self._task = self._progress.add_task("sampling", total=budget, completed=done)
+            yield
+        self._progress = self._task = None
+
+    def phase(self, text: str) -> None:
+        """What the current step is doing; terminals only."""
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, description=text)
+
+    def step(self, record: dict[str, Any], verdict: Verdict, budget: int) -> None:
+        """One finished step."""
+        left = (budget - record["step"] - 1) * record["seconds"]
+        heldout = f"  held-out {record['heldout_mean']:.3f}" if "heldout_mean" in record else ""
+        self.console.print(
+            f"step {record['step'] + 1:4d}  reward [bold]{record['critic_rewards_mean']:.3f}[/bold]"
+            f" ± {record['reward_half_width']:.3f}  {record['tokens_per_second']:5.0f} tok/s"
+            f"  gap {record['sampler_gap_mean']:.0e}  zero-variance {record['zero_variance_share']:3.0%}"
+            f"  {record['seconds']:4.1f} s  at most {left / 60:.0f} min left{heldout}  {escape(verdict.status)}",
+            highlight=False,
+        )
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=record["step"] + 1, description=escape(verdict.reason))
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self.console.print(escape(text), style="yellow", highlight=False)

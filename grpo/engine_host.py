@@ -1,0 +1,97 @@
+"""The process between us and the engine: owns its process tree and ends it when we are gone, however we went.
+
+    python engine_host.py SCRATCH_DIR COMMAND...
+
+Reads its standard input until end of file, which comes when the parent closes the pipe or dies (``kill -9`` included).
+Then, or when the engine itself exits, it kills every descendant and removes SCRATCH_DIR. Standard library only: it
+runs by path, without importing the package. Touches: processes, disk.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+POLL_S = 0.1
+GRACE_S = 5.0
+
+
+def children(pid: int) -> list[int]:
+    """Direct children of a process, from /proc; empty when it is gone."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``, parents first."""
+    found = children(pid)
+    for child in found:
+        found += children(child)
+    return found
+
+
+def end_all(grace_s: float) -> None:
+    """Ask every descendant to end, then kill what is left. As their reaper we also get the orphans."""
+    for pid in descendants(os.getpid()):
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while (left := descendants(os.getpid())) and time.monotonic() < deadline:
+        _reap()
+        time.sleep(POLL_S)
+    while left:
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
+        _reap()
+        time.sleep(POLL_S)
+        left = descendants(os.getpid())
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _wait_for_end_of_input(ended: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    ended.set()
+
+
+def main() -> int:
+    scratch, command = Path(sys.argv[1]), sys.argv[2:]
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    orphaned = threading.Event()
+    threading.Thread(target=_wait_for_end_of_input, args=(orphaned,), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: orphaned.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the trainer, which ends us in order
+    engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    while engine.poll() is None and not orphaned.wait(POLL_S):
+        pass
+    end_all(GRACE_S)  # time to remove its shared memory
+    shutil.rmtree(scratch, ignore_errors=True)
+    return engine.returncode or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

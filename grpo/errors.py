@@ -1,0 +1,48 @@
+"""Every error this package raises on purpose. Each says what is wrong, where, and what to do.
+
+    GrpoError
+    ├── ConfigError      a configuration file, a ``--set`` override, or a combination of settings
+    ├── DataError        a prompt file: file, line, field
+    ├── RewardError      the reward file itself (a failing *sample* is data, not an exception)
+    ├── ModelError       a model directory that is missing, incomplete or unsupported
+    ├── EngineError      the rollout engine died, hung or answered nonsense, after all retries
+    ├── SyncError        the sampler provably does not run the trainer's policy
+    ├── CheckpointError  a checkpoint that is torn, foreign or damaged
+    └── SetupError       this machine cannot run what was asked (driver, packages, disk)
+"""
+
+
+class GrpoError(Exception):
+    """Base of all errors with a message meant for the user; the command line prints it alone."""
+
+
+class ConfigError(GrpoError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(GrpoError):
+    """A prompt file has rows that cannot be used; the message lists file, line and field."""
+
+
+class RewardError(GrpoError):
+    """The reward file cannot be loaded or has no handler."""
+
+
+class ModelError(GrpoError):
+    """A model directory cannot be used."""
+
+
+class EngineError(GrpoError):
+    """The rollout engine failed and restarting it did not help."""
+
+
+class SyncError(GrpoError):
+    """The sampler's log-probabilities contradict the trainer's weights."""
+
+
+class CheckpointError(GrpoError):
+    """A checkpoint is incomplete, damaged or belongs to another run."""
+
+
+class SetupError(GrpoError):
+    """The machine lacks something this run needs."""

@@ -1,0 +1,177 @@
+"""The policy: a frozen base model and the LoRA adapter that is trained. Touches: disk, GPU.
+
+The reference policy is the same model with its adapter switched off; nothing is kept twice.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from grpo_kernels import token_logprobs
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from grpo.batch import Batch
+from grpo.config import Lora
+from grpo.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Both [T], fp32 nats; T as in the batch they were computed from."""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+class Policy:
+    """Base model + adapter on one device. ``model`` is PEFT's; only adapter weights require gradients."""
+
+    def __init__(self, model: PeftModel, path: Path, tokenizer: PreTrainedTokenizerBase, temperature: float) -> None:
+        self.model = model
+        self.path = path
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+
+    @classmethod
+    def load(
+        cls, path: Path, *, dtype: str, lora: Lora, seed: int, temperature: float, device: torch.device
+    ) -> "Policy":
+        """Base model from ``path`` with a fresh adapter whose initialisation depends on ``seed`` alone.
+
+        Raises ModelError when the directory is not a usable model.
+        """
+        base = _load_base(path, dtype)
+        torch.manual_seed(seed)
+        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        settings = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+        )
+        try:
+            model = get_peft_model(base, settings, autocast_adapter_dtype=True)
+        except ValueError as error:
+            raise ModelError(f"{path}: lora.targets = {lora.targets!r} does not fit this model: {error}") from None
+        return cls(model.to(device).eval(), path, load_tokenizer(path), temperature)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def head(self) -> Tensor:
+        """The output embedding [V, H], frozen."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Trainable tensors by name, in a fixed order."""
+        return {name: p for name, p in sorted(self.model.named_parameters()) if p.requires_grad}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """A detached copy of the adapter on the CPU."""
+        return {name: p.detach().cpu().clone().contiguous() for name, p in self.adapter_parameters().items()}
+
+    def load_adapter_state(self, state: dict[str, Tensor]) -> None:
+        """Overwrite the adapter. Raises ModelError when names or shapes differ."""
+        parameters = self.adapter_parameters()
+        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        if shapes != {name: tuple(value.shape) for name, value in state.items()}:
+            raise ModelError(f"{self.path}: the saved adapter has other modules or another rank than lora.* asks for")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state[name])
+
+    def reset_adapter(self) -> None:
+        """Make the policy the base model: all B matrices zero."""
+        zero = {n: torch.zeros_like(v) if "lora_B" in n else v for n, v in self.adapter_state().items()}
+        self.load_adapter_state(zero)
+
+    def digest(self) -> str:
+        """SHA-256 over the adapter's names and values."""
+        return state_digest(self.adapter_state())
+
+    def scores(self, batch: Batch, temperature: float | None = None) -> TokenScores:
+        """Log-probability and entropy of each completion token, by default at the sampling temperature.
+
+        Follows torch's gradient mode.
+        """
+        hidden_RLH = self.model.get_base_model().get_decoder()(
+            input_ids=batch.input_ids_RL,
+            position_ids=batch.positions_RL,
+            attention_mask=batch.attends_R1LL,
+            use_cache=False,
+        )[0]
+        hidden_TH = hidden_RLH.flatten(0, 1)[batch.source_T]
+        return TokenScores(*token_logprobs(hidden_TH, self.head, batch.target_T, temperature or self.temperature))
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Within the block the adapter is off: the base model."""
+        with self.model.disable_adapter():
+            yield
+
+    def lora_layers(self) -> dict[str, LoraLayer]:
+        """Adapted modules by their name in the base model."""
+        return {n: m for n, m in self.model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+
+    def save_adapter(self, directory: Path) -> None:
+        """The adapter in PEFT's own format, for vLLM, transformers and anyone else."""
+        self.model.save_pretrained(str(directory), safe_serialization=True)
+
+    @torch.no_grad()
+    def save_merged(self, path: Path, version: str) -> float:
+        """The adapted modules' weights with the adapter folded in, as one safetensors file in the model's dtype.
+
+        Only they: an engine that reloads a tied embedding may keep its old head, and nothing else has changed.
+        ``version`` goes into the file's header, where the engine's side reads it back. Returns the share of the update
+        that survives rounding, <kept, wanted> / <wanted, wanted> over all adapted weights; 1 in exact arithmetic.
+        """
+        merged, kept, wanted = {}, 0.0, 0.0
+        for name, layer in self.lora_layers().items():
+            weight = layer.get_base_layer().weight
+            delta = layer.get_delta_weight("default").float()
+            folded = (weight.float() + delta).to(weight.dtype)
+            kept += float(((folded.float() - weight.float()) * delta).sum())
+            wanted += float((delta * delta).sum())
+            merged[f"{name}.weight"] = folded.cpu().contiguous()
+        save_file(merged, path, metadata={"format": "pt", "version": version})
+        return kept / wanted if wanted else 1.0
+
+
+def state_digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in name order."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        sha.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        sha.update(value.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; it must have a chat template. Raises ModelError."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json there. Set model.path to a directory in Hugging Face format.")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise ModelError(f"{path}: its tokenizer has no chat template. Use an instruction-tuned model.")
+    return tokenizer
+
+
+def _load_base(path: Path, dtype: str) -> Any:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json there. Set model.path to a directory in Hugging Face format.")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
+    return model.requires_grad_(False)

@@ -1,0 +1,89 @@
+"""Using a model outside a run: score a prompt file, chat. Touches: processes, disk."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import TextStreamer
+
+from grpo import prompts
+from grpo.checkpoint import ADAPTER, Checkpoint, verify
+from grpo.config import Config
+from grpo.display import Display
+from grpo.errors import ConfigError
+from grpo.evaluate import evaluate
+from grpo.outcome import TEST_STREAM
+from grpo.policy import Policy
+from grpo.resources import compute_dtype, load_policy, open_sampler
+from grpo.rewards import RewardFunction
+from grpo.rollout import Sampling
+from grpo.runlog import RunLog
+
+
+def score_file(
+    config: Config, data: Path | None, adapter: Path | None, completions: int, display: Display
+) -> dict[str, Any]:
+    """Mean reward of a model on a prompt file, as ``evaluate`` gives it, without the per-prompt means."""
+    path = data or config.data.test
+    if path is None:
+        raise ConfigError("the run has no test prompts; name a file with --data")
+    policy, dtype = _policy(config, adapter)
+    rows = prompts.load(path, policy.tokenizer, config.data.max_prompt_tokens)
+    sampling = Sampling(
+        completions=completions, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        log = RunLog(Path(scratch))
+        reward = RewardFunction(config.reward, log.directory / "reward.log")
+        try:
+            with open_sampler(config, policy, dtype, log, display) as sampler:
+                sampler.sync("eval")
+                with display.status(f"scoring {len(rows)} prompts"):
+                    result, _ = evaluate(
+                        sampler, reward, rows, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0
+                    )
+        finally:
+            reward.close()
+    numbers = asdict(result)
+    return {name: numbers[name] for name in ("mean", "low", "high", "n", "errors")}
+
+
+def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_tokens: int) -> Callable[[str], None]:
+    """A function that answers one message, remembers the conversation and prints tokens as they come."""
+    policy, _ = _policy(config, adapter)
+    streamer = TextStreamer(policy.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    conversation: list[dict[str, str]] = []
+
+    def reply(message: str) -> None:
+        conversation.append({"role": "user", "content": message})
+        ids = policy.tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(policy.device)
+        sampled = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        with torch.no_grad():
+            output = policy.model.generate(
+                **ids,
+                **sampled,
+                max_new_tokens=max_tokens,
+                streamer=streamer,
+                pad_token_id=policy.tokenizer.eos_token_id,
+            )
+        answer = policy.tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        conversation.append({"role": "assistant", "content": answer})
+
+    return reply
+
+
+def _policy(config: Config, adapter: Path | None) -> tuple[Policy, str]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(config, device)
+    policy = load_policy(config, device, dtype)
+    if adapter:
+        verify(Checkpoint(adapter, 0))
+        state = load_file(adapter / "trainer.safetensors")
+        policy.load_adapter_state({k.removeprefix(ADAPTER): v for k, v in state.items() if k.startswith(ADAPTER)})
+    return policy, dtype

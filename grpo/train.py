@@ -1,0 +1,33 @@
+"""Entry point of a training under a launcher.
+
+    accelerate launch -m grpo.train CONFIG [section.key=value ...]
+
+``grpo train CONFIG`` does the same in one process. The loop itself is in loop.py.
+"""
+
+import sys
+from pathlib import Path
+
+from grpo.errors import GrpoError
+from grpo.offline import go_offline
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done, 1 an error with a message, 2 wrong usage."""
+    if not arguments or arguments[0].startswith("-"):
+        print("usage: accelerate launch -m grpo.train CONFIG [section.key=value ...]", file=sys.stderr)
+        return 2
+    go_offline()
+    from grpo import config, loop  # after the switches: the libraries read them when they are imported
+    from grpo.display import Display
+
+    try:
+        loop.run(config.load(Path(arguments[0]), arguments[1:]), Display())
+    except GrpoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""The sampler on vLLM: token ids in, token ids and log-probabilities out, over a Unix socket.
+
+Touches: processes, network (a local socket), disk. A dead or hung engine is restarted with the current weights and the
+request repeated; requests are seeded, so a repeated one draws the same completions.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from grpo.config import Config
+from grpo.engine import Engine, EngineDown, EngineOptions, decode, scratch_directory
+from grpo.errors import EngineError, SyncError
+from grpo.policy import Policy
+from grpo.rollout import Delivery, Sampling
+from grpo.types import Completion
+
+# A model's generation_config.json may turn these on; the trainer computes the full distribution.
+PLAIN_SAMPLING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class VllmSampler:
+    """Owns one engine process; ``policy`` is the trainer's, read at every sync and restart."""
+
+    def __init__(
+        self, config: Config, policy: Policy, *, dtype: str, log: Path, on_restart: Callable[[str], None]
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.dtype = dtype
+        self.log = log
+        self.on_restart = on_restart
+        self.device = policy.device.type
+        self.strategy = config.rollout.sync
+        if self.strategy == "auto":
+            self.strategy = "merged" if self.device == "cpu" else "adapter"
+        self.name = f"vllm ({self.strategy})"
+        self.version = "start"
+        self.engine = self._launch()
+
+    def sync(self, version: str) -> Delivery:
+        """Bring the trainer's weights to the engine. Raises SyncError when something else arrived."""
+        started = time.monotonic()
+        self.version = version
+        modules, survived = self._persist(self._load)
+        return Delivery(seconds=time.monotonic() - started, modules=modules, survived=survived)
+
+    def sample(self, prompts: Seq[Seq[int]], sampling: Sampling, seeds: Seq[int]) -> list[list[Completion]]:
+        """One request per prompt, all at once; each returns its whole group."""
+        bodies = [
+            PLAIN_SAMPLING
+            | {
+                "prompt": list(prompt),
+                "n": sampling.completions,
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "seed": seed,
+                "logprobs": 0,
+                "return_token_ids": True,
+            }
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return [[_completion(c) for c in answer["choices"]] for answer in self._persist(lambda: self._ask(bodies))]
+
+    def score(self, sequences: Seq[tuple[Seq[int], Seq[int]]]) -> list[list[float]]:
+        """Log-probabilities of given completions, read off the prompt's log-probabilities."""
+        bodies: list[dict[str, Any]] = [
+            {"prompt": [*prompt, *completion], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+            for prompt, completion in sequences
+        ]
+        answers = self._persist(lambda: self._ask(bodies))
+        return [
+            _prompt_logprobs(answer["choices"][0]["prompt_logprobs"], len(prompt), completion)
+            for answer, (prompt, completion) in zip(answers, sequences, strict=True)
+        ]
+
+    def close(self) -> None:
+        self.engine.stop()
+
+    def _persist(self, action: Callable[[], Any]) -> Any:
+        """Run ``action``; when the engine is down, restart it and run it again, a bounded number of times."""
+        for attempt in range(self.config.rollout.restarts + 1):
+            try:
+                if attempt:
+                    self._restart()
+                return action()
+            except EngineDown as error:
+                reason = str(error)
+                self.on_restart(reason)
+        raise EngineError(
+            f"the rollout engine failed {self.config.rollout.restarts + 1} times, last: {reason}. See {self.log}; "
+            "a shorter rollout.max_tokens or fewer prompts_per_step lower its load, rollout.restarts its patience"
+        )
+
+    def _restart(self) -> None:
+        self.engine.stop()
+        self.engine = self._launch()
+        self._load()
+
+    def _launch(self) -> Engine:
+        scratch = scratch_directory()
+        options = EngineOptions(
+            model=self.policy.path,
+            dtype=self.dtype,
+            max_model_len=self.config.data.max_prompt_tokens + self.config.rollout.max_tokens + 1,
+            device=self.device,
+            memory_gib=self.config.rollout.engine_memory_gib,
+            memory_share=self.config.rollout.engine_memory_share,
+            seed=self.config.run.seed,
+            lora_rank=self.config.lora.rank if self.strategy == "adapter" else None,
+        )
+        engine = Engine(options, scratch, self.log, self.config.rollout.timeout_s)
+        engine.start()
+        return engine
+
+    def _load(self) -> tuple[int, float]:
+        return self._load_merged() if self.strategy == "merged" else self._load_adapter()
+
+    def _load_merged(self) -> tuple[int, float]:
+        directory = self.engine.scratch / "merged"
+        directory.mkdir(exist_ok=True)
+        survived = self.policy.save_merged(directory / "model.safetensors", self.version)
+        answer = self._rpc("load_merged", path=str(directory))
+        if answer["version"] != self.version:
+            raise SyncError(f"the engine loaded weights of {answer['version']!r}, not of {self.version!r}")
+        self.engine.post("/reset_prefix_cache")
+        return int(answer["tensors"]), survived
+
+    def _load_adapter(self) -> tuple[int, float]:
+        directory = self.engine.scratch / "adapter"
+        self.policy.save_adapter(directory)
+        self.engine.post(
+            "/v1/load_lora_adapter", {"lora_name": "adapter", "lora_path": str(directory), "load_inplace": True}
+        )
+        answer = self._rpc("describe_adapter")
+        expected = adapter_norm(self.policy)
+        if answer["modules"] != len(self.policy.lora_layers()):
+            raise SyncError(f"the engine bound {answer['modules']} of {len(self.policy.lora_layers())} adapted modules")
+        if abs(answer["norm"] - expected) > 0.02 * expected:
+            raise SyncError(f"the engine's adapter has squared norm {answer['norm']:.6g}, the trainer's {expected:.6g}")
+        self.engine.post("/reset_prefix_cache")
+        return int(answer["modules"]), 1.0
+
+    def _rpc(self, method: str, **arguments: str) -> dict[str, Any]:
+        results = self.engine.post("/collective_rpc", {"method": method, "kwargs": arguments})["results"]
+        answer: dict[str, Any] = results[0]
+        return answer
+
+    def _ask(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        model = "adapter" if self.strategy == "adapter" else "policy"
+        complete = [body | {"model": model, "cache_salt": self.version} for body in bodies]
+        return asyncio.run(_post_all(self.engine.socket, complete, self.engine.timeout_s))
+
+
+async def _post_all(socket: Path, bodies: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any]]:
+    transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=256))
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout_s) as client:
+            requests = (client.post("/v1/completions", json=body) for body in bodies)
+            return [decode(response) for response in await asyncio.gather(*requests)]
+    except httpx.HTTPError as error:
+        raise EngineDown(f"/v1/completions: {type(error).__name__} {error}") from None
+
+
+def _completion(choice: dict[str, Any]) -> Completion:
+    return Completion(
+        token_ids=tuple(choice["token_ids"]),
+        logprobs=tuple(choice["logprobs"]["token_logprobs"]),
+        text=choice["text"],
+        finish_reason=choice["finish_reason"],
+    )
+
+
+def _prompt_logprobs(entries: list[dict[str, Any] | None], start: int, completion: Seq[int]) -> list[float]:
+    scored = entries[start : start + len(completion)]
+    return [entry[str(token)]["logprob"] for entry, token in zip(scored, completion, strict=True) if entry]
+
+
+@torch.no_grad()
+def adapter_norm(policy: Policy) -> float:
+    """Sum of squares of all B matrices with the scaling folded in, as the engine holds them."""
+    total = 0.0
+    for layer in policy.lora_layers().values():
+        scaled = layer.lora_B["default"].weight.double() * layer.scaling["default"]
+        total += float((scaled**2).sum())
+    return total

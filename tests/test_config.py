@@ -1,0 +1,128 @@
+"""Configuration: what is accepted, what is refused and how it is said; and the frozen list of fields."""
+
+from pathlib import Path
+
+import pytest
+
+from grpo.config import known_keys, load
+from grpo.errors import ConfigError
+
+MINIMAL = """
+[run]
+dir = "runs/x"
+[model]
+path = "model"
+[data]
+train = "train.jsonl"
+[reward]
+file = "reward.py"
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def to_file(text: str) -> Path:
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def test_minimal_file_has_defaults(write) -> None:
+    config = load(write(MINIMAL))
+    assert (config.run.seed, config.convergence.alpha, config.rollout.completions_per_prompt) == (0, 0.05, 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "suggestion"),
+    [("[update]\nlearning_rte = 1", "update.learning_rate"), ("[rolout]\nmax_tokens = 3", "rollout")],
+)
+def test_unknown_key_names_the_nearest(write, line: str, suggestion: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown key\. Did you mean {suggestion}\?"):
+        load(write(MINIMAL + line))
+
+
+def test_unknown_key_in_an_override(write) -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean run\.steps"):
+        load(write(MINIMAL), ["run.step=3"])
+
+
+def test_overrides_keep_types_and_bare_words(write) -> None:
+    config = load(write(MINIMAL), ["run.steps=7", "update.learning_rate=1e-3", "run.dir=runs/y", "convergence.stop=false"])
+    assert (config.run.steps, config.update.learning_rate, config.run.dir) == (7, 1e-3, Path("runs/y"))
+    assert config.convergence.stop is False
+
+
+@pytest.mark.parametrize("override", ["run.steps", "steps=3", "=3"])
+def test_malformed_override(write, override: str) -> None:
+    with pytest.raises(ConfigError, match="section.key=value"):
+        load(write(MINIMAL), [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.steps=0", "rollout.temperature=0", "run.steps=ten", "rollout.completions_per_prompt=1", "lora.rank=7"],
+)
+def test_out_of_range_names_the_field(write, override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0].replace(".", r"\.")):
+        load(write(MINIMAL), [override])
+
+
+def test_every_problem_is_listed(write) -> None:
+    with pytest.raises(ConfigError, match="2 problem") as caught:
+        load(write(MINIMAL), ["run.steps=0", "run.seed=-1"])
+    assert "run.steps" in str(caught.value)
+    assert "run.seed" in str(caught.value)
+
+
+def test_prompts_that_do_not_divide_are_refused(write) -> None:
+    with pytest.raises(ConfigError, match="some prompts would be dropped"):
+        load(write(MINIMAL), ["update.minibatches=3"])
+
+
+def test_missing_file_and_bad_toml(write, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(write("[run"))
+
+
+def test_digest_ignores_where_and_how_long(write) -> None:
+    path = write(MINIMAL)
+    assert load(path).digest() == load(path, ["run.dir=elsewhere", "run.steps=9"]).digest()
+    assert load(path).digest() != load(path, ["run.seed=1"]).digest()
+    linear = ["update.schedule=linear"]
+    assert load(path, linear).digest() != load(path, [*linear, "run.steps=9"]).digest()
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.toml")), ids=str)
+def test_shipped_files_load(path: Path) -> None:
+    load(path)
+
+
+# Adding a field is a decision: it goes here, into docs/configuration.md, and stays.
+FIELDS = """
+run run.dir run.steps run.seed run.keep_checkpoints
+model model.path model.dtype
+data data.train data.heldout data.test data.max_prompt_tokens
+reward reward.file reward.handler reward.timeout_s reward.batch_size reward.memory_gib
+rollout rollout.sampler rollout.prompts_per_step rollout.completions_per_prompt rollout.max_tokens
+rollout.temperature rollout.sync rollout.engine_memory_gib rollout.engine_memory_share rollout.timeout_s
+rollout.restarts
+lora lora.rank lora.alpha lora.targets
+update update.learning_rate update.warmup_steps update.schedule update.minibatches update.advantage_scale
+update.clip_low update.clip_high update.importance_cap update.kl_coef update.max_grad_norm
+update.tokens_per_microbatch
+evaluate evaluate.every evaluate.completions_per_prompt evaluate.test_completions_per_prompt
+convergence convergence.delta convergence.alpha convergence.horizon convergence.min_steps convergence.stop
+""".split()
+
+
+def test_fields_are_frozen() -> None:
+    assert sorted(known_keys()) == sorted(FIELDS)
+
+
+def test_every_field_is_documented() -> None:
+    text = Path("docs/configuration.md").read_text()
+    assert [key for key in FIELDS if "." in key and f"`{key}`" not in text] == []

@@ -1,0 +1,119 @@
+"""The stop rule: hand-checked pieces, and its verdicts on simulated curves."""
+
+import math
+
+import numpy as np
+import pytest
+
+from grpo.config import Convergence
+from grpo.convergence import Point, Verdict, gain_bound, has_risen, judge, window_lengths
+
+RULE = Convergence(delta=0.05, alpha=0.05, horizon=10, min_steps=15)
+
+
+def points(rewards: list[float] | np.ndarray, signal: float = 0.5) -> list[Point]:
+    return [Point(step=i, reward=float(r), signal_share=signal) for i, r in enumerate(rewards)]
+
+
+def follow(rewards: list[float] | np.ndarray, rule: Convergence = RULE, **options: int) -> Verdict:
+    """The verdict at the step where the run would have ended."""
+    every = points(rewards)
+    for n in range(1, len(every) + 1):
+        verdict = judge(every[:n], rule, warmup=options.get("warmup", 0), budget=options.get("budget", len(every)))
+        if verdict.stop:
+            return verdict
+    raise AssertionError("a run always ends at its budget")
+
+
+def saturating(steps: int, tau: float, noise: float, seed: int) -> np.ndarray:
+    t = np.arange(steps)
+    return 0.1 + 0.8 * (1 - np.exp(-t / tau)) + np.random.default_rng(seed).normal(0, noise, steps)
+
+
+def test_gain_bound_by_hand() -> None:
+    # rewards 0, 1, 1, 2: slope 0.6, residuals -0.1, 0.3, -0.3, 0.1: sum of squares 0.2, / (n - 2) = 0.1;
+    # sum of squared times 5: standard error sqrt(0.02) = 0.141421; their lag-1 product sum is -0.15 < 0: no widening;
+    # t(0.95, 2 degrees) = 2.919986 (printed tables)
+    bound = gain_bound(np.array([0.0, 1.0, 1.0, 2.0]), horizon=10, alpha=0.05)
+    assert bound == pytest.approx(10 * (0.6 + 2.919986 * math.sqrt(0.02)), rel=1e-6)
+
+
+def test_autocorrelation_widens_the_bound() -> None:
+    noise = np.random.default_rng(0).normal(size=200)
+    smooth = np.convolve(noise, np.ones(5) / math.sqrt(5), mode="valid")
+    widening = gain_bound(smooth, 10, 0.05) / gain_bound(np.random.default_rng(1).permutation(smooth), 10, 0.05)
+    assert widening > 1.5
+
+
+def test_windows() -> None:
+    assert window_lengths(11) == []
+    assert window_lengths(30) == [12, 18, 27]
+
+
+def test_rise() -> None:
+    rng = np.random.default_rng(0)
+    assert has_risen(np.r_[rng.normal(0.1, 0.03, 10), rng.normal(0.5, 0.03, 10)], 10, 0.05)
+    assert not has_risen(np.full(20, 0.3) + rng.normal(0, 0.03, 20), 10, 0.01)
+
+
+def test_stops_after_the_plateau_began() -> None:
+    verdict = follow(saturating(200, tau=5, noise=0.03, seed=0))
+    assert verdict.status == "plateau"
+    assert verdict.look is not None
+    assert 25 <= verdict.look.step <= 80
+    assert verdict.look.bound < RULE.delta
+
+
+def test_a_curve_that_never_rose_is_not_converged() -> None:
+    flat = 0.1 + np.random.default_rng(0).normal(0, 0.02, 120)
+    assert follow(flat).status == "no_signal"
+
+
+def test_still_rising_ends_at_the_budget() -> None:
+    line = np.arange(60) * 0.01 + np.random.default_rng(0).normal(0, 0.03, 60)
+    verdict = follow(line)
+    assert (verdict.status, verdict.look is not None) == ("budget_exhausted", True)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5])
+def test_false_stop_rate_on_lines_that_gain_exactly_delta(phi: float) -> None:
+    """H0 true at its boundary: 400 runs of 100 steps; the rule's level is 5 %, the count's 99.9 % bound is 36."""
+    stops = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        noise = np.zeros(100)
+        for i, e in enumerate(rng.normal(0, 0.04 * math.sqrt(1 - phi**2), 100)):
+            noise[i] = (phi * noise[i - 1] if i else 0.0) + e
+        stops += follow(0.1 + np.arange(100) * RULE.delta / RULE.horizon + noise).status == "plateau"
+    assert stops <= 36
+
+
+def test_no_groups_with_signal_ends_the_run_with_the_reason() -> None:
+    verdict = judge(points([0.0] * 20, signal=0.0), RULE, warmup=0, budget=100)
+    assert (verdict.status, verdict.stop) == ("no_signal", True)
+    assert "equal rewards" in verdict.reason
+
+
+def test_nan_is_a_collapse() -> None:
+    assert judge(points([0.1, math.nan]), RULE, warmup=0, budget=100).status == "collapsed"
+
+
+def test_empty_history_goes_on() -> None:
+    assert judge([], RULE, warmup=3, budget=10).stop is False
+
+
+def test_stop_can_be_switched_off() -> None:
+    rule = RULE.model_copy(update={"stop": False})
+    curve = saturating(100, tau=5, noise=0.02, seed=0)
+    verdict = judge(points(curve[:80]), rule, warmup=0, budget=100)
+    assert (verdict.status, verdict.stop) == ("plateau", False)
+    assert follow(curve, rule).stop
+
+
+def test_shift_and_scale() -> None:
+    curve = saturating(60, tau=5, noise=0.03, seed=3)
+    a = judge(points(curve), RULE, warmup=0, budget=100).look
+    b = judge(points(7 + 10 * curve), RULE.model_copy(update={"delta": 0.5}), warmup=0, budget=100).look
+    assert a is not None
+    assert b is not None
+    assert b.bound == pytest.approx(10 * a.bound, rel=1e-9)

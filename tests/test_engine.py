@@ -1,0 +1,173 @@
+"""The real vLLM engine: what it returns, how it is guarded, how it dies and comes back. One engine for most tests."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+
+from grpo import engine
+from grpo.config import Lora, load
+from grpo.hf_sampler import TransformersSampler
+from grpo.policy import Policy
+from grpo.rollout import Sampling
+from grpo.sync import SyncProof
+from grpo.vllm_sampler import VllmSampler
+from tests.conftest import make_tiny_model
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how"),
+]
+
+PROMPTS = [[1, 70 + i, 80, 90 + i, 2] for i in range(4)]
+SAMPLING = Sampling(completions=3, max_tokens=8, temperature=0.8)
+
+
+def open_sampler(model: Path, tmp_path: Path, tiny_run, strategy: str = "merged") -> VllmSampler:
+    config = load(tiny_run("unused", sampler="vllm", model=model), [f"rollout.sync={strategy}", "rollout.timeout_s=60"])
+    policy = Policy.load(
+        model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=0.8, device=torch.device("cpu")
+    )
+    return VllmSampler(config, policy, dtype="float32", log=tmp_path / "engine.log", on_restart=lambda _reason: None)
+
+
+def change(policy: Policy, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    state = policy.adapter_state()
+    policy.load_adapter_state({n: v + torch.randn(v.shape, generator=generator) * 0.02 for n, v in state.items()})
+
+
+def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run) -> None:
+    sampler = open_sampler(tiny_model, tmp_path, tiny_run)
+    try:
+        _listens_privately(sampler)
+        _proves_its_sync(sampler)
+        _returns_what_it_sampled(sampler)
+        _survives_death_and_hanging(sampler)
+    finally:
+        scratch = sampler.engine.scratch
+        sampler.close()
+    assert not scratch.exists()
+    assert runs.alive(str(scratch)) == []
+
+
+def _listens_privately(sampler: VllmSampler) -> None:
+    """A socket in a directory only we can enter, and no TCP port at all."""
+    assert stat.S_IMODE(os.stat(sampler.engine.scratch).st_mode) == 0o700
+    assert sampler.engine.pid is not None
+    processes = {sampler.engine.pid, *engine.engine_host.descendants(sampler.engine.pid)}
+    sockets = {
+        os.readlink(fd)
+        for pid in processes
+        for fd in Path(f"/proc/{pid}/fd").iterdir()
+        if fd.is_symlink() and os.readlink(fd).startswith("socket:")
+    }
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            cells = line.split()
+            listening_elsewhere = cells[3] == "0A" and f"socket:[{cells[9]}]" in sockets
+            assert not listening_elsewhere or cells[1].startswith("0100007F"), line
+
+
+def _proves_its_sync(sampler: VllmSampler) -> None:
+    proof = SyncProof.establish(sampler.policy, sampler, PROMPTS, "float32", seed=0)
+    for step in range(2):
+        change(sampler.policy, step)
+        delivery = sampler.sync(f"step-{step}")
+        agreement = proof.check()
+        assert delivery.modules == len(sampler.policy.lora_layers()) == 14
+        assert delivery.survived == pytest.approx(1.0, abs=1e-4)
+        assert agreement.visible is not None
+        assert agreement.visible < 0.5
+
+
+def _returns_what_it_sampled(sampler: VllmSampler) -> None:
+    """Log-probabilities at the sampling temperature against transformers' full-logit forward; seeds decide."""
+    seeds = [11, 12, 13, 14]
+    groups = sampler.sample(PROMPTS, SAMPLING, seeds)
+    oracle = TransformersSampler(sampler.policy)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        assert len(group) == 3
+        for c in group:
+            assert c.finish_reason == ("stop" if c.token_ids[-1] == 0 else "length")
+            (expected,) = oracle._logprobs(prompt, [c.token_ids], SAMPLING.temperature)
+            assert list(c.logprobs) == pytest.approx(expected, abs=1e-4)
+    assert sampler.sample(PROMPTS, SAMPLING, seeds) == groups
+    assert sampler.sample(PROMPTS, SAMPLING, [s + 100 for s in seeds]) != groups
+    assert len({c.token_ids for group in groups for c in group}) > 6, "groups share their random numbers"
+
+
+def _survives_death_and_hanging(sampler: VllmSampler) -> None:
+    """Killed, then frozen: each time the same request gives the same completions from the same weights."""
+    expected = sampler.sample(PROMPTS, SAMPLING, [1, 2, 3, 4])
+    reasons: list[str] = []
+    sampler.on_restart = reasons.append
+    assert sampler.engine.pid is not None
+    for pid in engine.engine_host.descendants(sampler.engine.pid):
+        os.kill(pid, signal.SIGKILL)
+    assert sampler.sample(PROMPTS, SAMPLING, [1, 2, 3, 4]) == expected
+    sampler.engine.timeout_s = 3.0
+    for pid in engine.engine_host.descendants(sampler.engine.pid):
+        os.kill(pid, signal.SIGSTOP)
+    assert sampler.sample(PROMPTS, SAMPLING, [1, 2, 3, 4]) == expected
+    assert len(reasons) == 2
+
+
+@pytest.mark.parametrize(("tied", "strategy"), [(True, "merged"), (False, "adapter")])
+def test_tied_models_and_adapters_sync_right(tmp_path: Path, tiny_run, tied: bool, strategy: str) -> None:
+    """A tied head that stays stale, or an adapter that binds nowhere, would fail the proof."""
+    sampler = open_sampler(make_tiny_model(tmp_path / "model", tied=tied), tmp_path, tiny_run, strategy)
+    try:
+        proof = SyncProof.establish(sampler.policy, sampler, PROMPTS, "float32", seed=0)
+        change(sampler.policy, 1)
+        assert sampler.sync("step-1").modules == 14
+        proof.check()
+    finally:
+        sampler.close()
+
+
+def test_an_engine_dies_with_its_trainer(tiny_run, tmp_path: Path) -> None:
+    """kill -9 of the trainer leaves no process and no directory behind; the same command then finishes the run."""
+    alone, config = tiny_run("alone", sampler="vllm", steps=4), tiny_run("killed", sampler="vllm", steps=4)
+    runs.train(alone)
+    before = set(Path("/dev/shm").glob("grpo-*"))
+    process = runs.start(config)
+    runs.wait_for_step(process, tmp_path / "killed", 2)
+    scratches = set(Path("/dev/shm").glob("grpo-*")) - before
+    assert scratches
+    runs.kill(process)
+    deadline = time.monotonic() + 30
+    while any(s.exists() or runs.alive(str(s)) for s in scratches):
+        assert time.monotonic() < deadline, "the engine outlived its trainer"
+        time.sleep(0.2)
+    runs.train(config)
+    assert runs.metrics(tmp_path / "killed") == runs.metrics(tmp_path / "alone")
+    assert runs.final_state(tmp_path / "killed") == runs.final_state(tmp_path / "alone")
+
+
+def test_a_training_needs_no_network(tiny_run, tmp_path: Path) -> None:
+    """In a network namespace that has nothing but a loopback device."""
+    config = tiny_run("offline", sampler="vllm", steps=2)
+    script = f"ip link set lo up && exec {sys.executable} -m grpo.train {config}"
+    result = subprocess.run(["unshare", "-rn", "sh", "-c", script], capture_output=True, text=True, timeout=300)
+    if "unshare" in result.stderr:
+        pytest.skip(f"network namespaces are not allowed here: {result.stderr}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert json.loads((tmp_path / "offline" / "result.json").read_text())["steps"] == 2
+
+
+def test_a_model_the_engine_refuses_ends_in_one_message(tiny_run, tiny_model: Path, tmp_path: Path) -> None:
+    config = tiny_run("refused", sampler="vllm", steps=1)
+    process = runs.start(config, "data.max_prompt_tokens=4000")  # longer than the model's 256 positions
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "the rollout engine did not start" in output
+    assert "max_position_embeddings" in output
