@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,13 +51,16 @@ class Checkpoints:
         return self.directory / f"step_{step:06d}"
 
     def save(self, step: int, policy: Policy, updater: Updater) -> Checkpoint:
-        """Write the state after ``step`` updates. It appears whole, or not at all."""
+        """Write the state after ``step`` updates. It appears whole, or not at all. Raises CheckpointError."""
         partial = self.path(step).with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        policy.save_adapter(partial)
-        state = {ADAPTER + name: value for name, value in policy.adapter_state().items()}
-        state |= {OPTIMIZER + name: value for name, value in updater.optimizer_state().items()}
-        save_file(state, partial / "trainer.safetensors")
+        try:
+            _write_tensors(partial, policy, updater)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{partial}: cannot be written: {error}. Free some space; the same command goes on from the last "
+                "complete step"
+            ) from None
         files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         manifest = {"format": 1, "step": step, "policy": policy.digest(), "files": files}
         for name in files:
@@ -86,6 +90,13 @@ class Checkpoints:
                 shutil.rmtree(checkpoint.path)
 
 
+def _write_tensors(directory: Path, policy: Policy, updater: Updater) -> None:
+    policy.save_adapter(directory)
+    state = {ADAPTER + name: value for name, value in policy.adapter_state().items()}
+    state |= {OPTIMIZER + name: value for name, value in updater.optimizer_state().items()}
+    save_file(state, directory / "trainer.safetensors")
+
+
 def restore(checkpoint: Checkpoint, policy: Policy, updater: Updater | None) -> None:
     """Load a checkpoint after checking every file's digest. Raises CheckpointError when one differs."""
     verify(checkpoint)
@@ -103,7 +114,9 @@ def verify(checkpoint: Checkpoint) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{checkpoint.path}: damaged ({error}). Remove it to resume from an older one") from None
     if damaged:
-        raise CheckpointError(f"{checkpoint.path}: {', '.join(damaged)} changed since it was written. Remove it to resume")
+        raise CheckpointError(
+            f"{checkpoint.path}: {', '.join(damaged)} changed since it was written. Remove it to resume"
+        )
     return manifest
 
 

@@ -17,7 +17,7 @@ from grpo import doctor as diagnosis
 from grpo import engine, offline
 from grpo.config import Config
 from grpo.config import load as load_config
-from grpo.errors import ConfigError, GrpoError
+from grpo.errors import ConfigError, GrpoError, explain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -143,8 +143,8 @@ def main() -> None:
     offline.go_offline()
     try:
         app()
-    except GrpoError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (GrpoError, OSError) as error:
+        print(explain(error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last complete step", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A run is described by one TOML file. Unknown keys are errors that name the nearest known key. Touches: disk (read)."""
+"""A run is described by one TOML file; an unknown key is an error that names the nearest. Touches: disk (read)."""
 
 import difflib
 import hashlib
@@ -13,6 +13,8 @@ from grpo.errors import ConfigError
 
 
 class Section(BaseModel):
+    """One table of the file; frozen, and closed to unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
@@ -210,6 +212,7 @@ def known_keys() -> list[str]:
     """Every key a file may hold: sections, and section.key for each of their fields."""
     keys = list(Config.model_fields)
     for section, info in Config.model_fields.items():
-        assert isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+        assert isinstance(info.annotation, type)
+        assert issubclass(info.annotation, BaseModel)
         keys += [f"{section}.{name}" for name in info.annotation.model_fields]
     return keys

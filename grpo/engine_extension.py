@@ -21,7 +21,7 @@ class EngineExtension:
         return {"version": stamp.get("version"), "tensors": len(header)}
 
     def describe_adapter(self) -> dict[str, Any]:
-        """Modules to which a loaded adapter is bound, and the sum of squares of their B matrices (scaling folded in)."""
+        """Modules the loaded adapter is bound to, and the sum of squares of their B matrices (scaling folded in)."""
         manager = self.model_runner.lora_manager._adapter_manager  # type: ignore[attr-defined]
         adapters = list(manager.list_adapters().values())
         if not adapters:

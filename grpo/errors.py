@@ -1,15 +1,22 @@
 """Every error this package raises on purpose. Each says what is wrong, where, and what to do.
 
-    GrpoError
-    ├── ConfigError      a configuration file, a ``--set`` override, or a combination of settings
-    ├── DataError        a prompt file: file, line, field
-    ├── RewardError      the reward file itself (a failing *sample* is data, not an exception)
-    ├── ModelError       a model directory that is missing, incomplete or unsupported
-    ├── EngineError      the rollout engine died, hung or answered nonsense, after all retries
-    ├── SyncError        the sampler provably does not run the trainer's policy
-    ├── CheckpointError  a checkpoint that is torn, foreign or damaged
-    └── SetupError       this machine cannot run what was asked (driver, packages, disk)
+GrpoError
+├── ConfigError      a configuration file, a ``--set`` override, or a combination of settings
+├── DataError        a prompt file: file, line, field
+├── RewardError      the reward file itself (a failing *sample* is data, not an exception)
+├── ModelError       a model directory that is missing, incomplete or unsupported
+├── EngineError      the rollout engine died, hung or answered nonsense, after all retries
+├── SyncError        the sampler provably does not run the trainer's policy
+├── CheckpointError  a checkpoint that is torn, foreign or damaged
+└── SetupError       this machine cannot run what was asked (driver, packages, disk)
 """
+
+
+def explain(error: Exception) -> str:
+    """One message for the user. An OSError is most often a full disk or a missing permission: nothing is lost by it."""
+    if isinstance(error, OSError):
+        return f"error: {error}\nMend the cause (space, permissions); the same command goes on from the last complete step"
+    return f"error: {error}"
 
 
 class GrpoError(Exception):

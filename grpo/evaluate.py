@@ -14,7 +14,14 @@ LEVEL = 0.95
 
 
 def evaluate(
-    sampler: Sampler, reward: RewardFunction, prompts: Seq[Prompt], sampling: Sampling, *, seed: int, stream: int, step: int
+    sampler: Sampler,
+    reward: RewardFunction,
+    prompts: Seq[Prompt],
+    sampling: Sampling,
+    *,
+    seed: int,
+    stream: int,
+    step: int,
 ) -> tuple[Evaluation, list[Group]]:
     """Score every prompt. The same seed and stream draw with the same random numbers at every step."""
     groups: list[Group] = []

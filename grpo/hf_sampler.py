@@ -96,7 +96,8 @@ class TransformersSampler:
     def _forward(self, rows: Tensor, count: int, temperature: float) -> Tensor:
         logits = self.policy.model(input_ids=rows, logits_to_keep=count + 1, use_cache=False).logits[:, :-1]
         logprobs = (logits.float() / temperature).log_softmax(-1)
-        return logprobs.gather(2, rows[:, -count:, None])[..., 0]
+        chosen: Tensor = logprobs.gather(2, rows[:, -count:, None])
+        return chosen[..., 0]
 
 
 def _cut(tokens: list[int], stops: set[int]) -> list[int]:

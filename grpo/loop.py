@@ -21,7 +21,7 @@ from grpo.display import Display
 from grpo.errors import CheckpointError, RewardError
 from grpo.evaluate import best, evaluate
 from grpo.metrics import count_tokens, describe, point
-from grpo.outcome import Outcome, conclude
+from grpo.outcome import Outcome, conclude, finished
 from grpo.resources import Main, Resources, open_resources
 from grpo.rollout import Delivery, Sampling, collect
 from grpo.sync import Agreement
@@ -160,14 +160,16 @@ def commit(resources: Resources, main: Main, record: dict[str, Any], verdict: Ve
 
 
 def run(settings: Config, display: Display) -> Outcome | None:
-    """Train and conclude: choose the checkpoint, score the test prompts once, write result.json. None on other ranks."""
+    """Train and conclude: choose the checkpoint, score the test prompts, write result.json; None on other ranks."""
     accelerator = Accelerator()
     if not accelerator.is_main_process:
         display = Display(quiet=True)
+    if outcome := finished(settings, display.console):
+        return outcome
     started = time.monotonic()
     with open_resources(settings, accelerator, display) as resources:
         verdict = train(resources)
-        outcome = conclude(resources, verdict, time.monotonic() - started) if resources.main else None
+        result = conclude(resources, verdict, started) if resources.main else None
         accelerator.wait_for_everyone()
     accelerator.end_training()
-    return outcome
+    return result

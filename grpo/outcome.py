@@ -1,20 +1,23 @@
 """The end of a run: choose the checkpoint, score the test prompts once, write what came out. Touches: disk."""
 
 import json
+import time
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from grpo.checkpoint import Checkpoint, restore
+from grpo.config import Config
 from grpo.convergence import Verdict
 from grpo.evaluate import best, evaluate
 from grpo.plot import save_curve
 from grpo.resources import Main, Resources
 from grpo.rollout import Sampling
-from grpo.runlog import write_atomic
+from grpo.runlog import RunLog, write_atomic
 from grpo.types import Evaluation, Group
 
 TEST_STREAM = 2
@@ -35,14 +38,29 @@ class Outcome:
     horizon: int
     steps: int
     seconds: float
+    """From the start of the command that finished the run to here, test scoring included."""
     seed: int
     sampler: str
     adapter: str | None
     """Directory of the chosen adapter; None when not a single update was made."""
 
 
-def conclude(resources: Resources, verdict: Verdict, seconds: float) -> Outcome:
-    """Report on a finished run. Repeating it on the same run gives the same result."""
+def finished(config: Config, console: Console) -> Outcome | None:
+    """The outcome of a run that has nothing left to do, shown again; None where there is something to do."""
+    path = config.run.dir / "result.json"
+    if not path.is_file():
+        return None
+    outcome = Outcome(**json.loads(path.read_text()))
+    if outcome.verdict == "budget_exhausted" and outcome.steps < config.run.steps:
+        return None
+    log = RunLog(config.run.dir)
+    log.claim(config.model_dump(mode="json"), config.digest())
+    show(console, config.run.dir, outcome, log.load_evaluation("test_base"), log.load_evaluation("test_tuned"))
+    return outcome
+
+
+def conclude(resources: Resources, verdict: Verdict, started: float) -> Outcome:
+    """Report on a finished run that began at ``started`` (monotonic clock). Repeating it gives the same result."""
     assert resources.main is not None
     config, main = resources.config, resources.main
     chosen = choose(resources, main)
@@ -57,7 +75,7 @@ def conclude(resources: Resources, verdict: Verdict, seconds: float) -> Outcome:
         alpha=config.convergence.alpha,
         horizon=config.convergence.horizon,
         steps=len(main.log.metrics()),
-        seconds=round(seconds, 1),
+        seconds=round(time.monotonic() - started, 1),
         seed=config.run.seed,
         sampler=main.sampler.name,
         adapter=str(chosen.path) if chosen else None,
@@ -65,7 +83,7 @@ def conclude(resources: Resources, verdict: Verdict, seconds: float) -> Outcome:
     write_atomic(config.run.dir / "result.json", json.dumps(asdict(outcome), indent=1) + "\n")
     main.log.event("end", verdict=verdict.status, reason=verdict.reason)
     save_curve(config.run.dir, config.run.dir / "curve.png")
-    show(resources, outcome, before, after)
+    show(resources.display.console, config.run.dir, outcome, before, after)
     return outcome
 
 
@@ -107,9 +125,8 @@ def test(resources: Resources, main: Main, checkpoint: Checkpoint | None) -> tup
     return scored, groups
 
 
-def show(resources: Resources, outcome: Outcome, before: Seq[Group], after: Seq[Group]) -> None:
+def show(console: Console, directory: Path, outcome: Outcome, before: Seq[Group], after: Seq[Group]) -> None:
     """The closing screen: verdict, table, examples, where things are, how to go on."""
-    console, directory = resources.display.console, resources.config.run.dir
     console.print(f"\n[bold]{outcome.verdict}[/bold] after {outcome.steps} steps: {outcome.reason}\n", highlight=False)
     if outcome.base and outcome.tuned:
         console.print(result_table(outcome.base, outcome.tuned))
@@ -159,9 +176,3 @@ def _numbers(evaluation: Evaluation | None) -> dict[str, float] | None:
     if evaluation is None:
         return None
     return {"mean": evaluation.mean, "low": evaluation.low, "high": evaluation.high, "n": evaluation.n}
-
-
-def adapter_of(run: Path) -> Path | None:
-    """The adapter a finished run chose, from its result.json; None while it is not finished."""
-    path = run / "result.json"
-    return Path(json.loads(path.read_text())["adapter"]) if path.is_file() else None

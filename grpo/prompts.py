@@ -59,7 +59,9 @@ def _prompt(line: bytes, index: int, tokenizer: Tokenizer, max_prompt_tokens: in
     row = _parse(line)
     messages = _messages(row)
     try:
-        token_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        token_ids = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
     except Exception as error:  # a template is the model author's program and may raise anything
         raise _RowError(f"messages: the model's chat template refuses them: {error}") from None
     if len(token_ids) > max_prompt_tokens:

@@ -69,7 +69,7 @@ class Resources:
 
 
 def compute_dtype(config: Config, device: torch.device) -> str:
-    """``auto`` is float32 on a CPU: without AVX-512 bf16 arithmetic is several times slower there (docs/performance.md)."""
+    """``auto`` is float32 on a CPU: without AVX-512, bf16 is several times slower there (docs/performance.md)."""
     if config.model.dtype != "auto":
         return config.model.dtype
     return "bfloat16" if device.type == "cuda" else "float32"
@@ -86,6 +86,7 @@ def load_splits(config: Config) -> Splits:
 
 
 def load_policy(config: Config, device: torch.device, dtype: str) -> Policy:
+    """The configured base model with a fresh adapter. Raises ModelError."""
     return Policy.load(
         config.model.path,
         dtype=dtype,

@@ -2,8 +2,8 @@
 
     python -I reward_host.py REQUEST_FD ANSWER_FD REWARD_FILE HANDLER MEMORY_BYTES
 
-Each request is a line of JSON on one descriptor, each answer a line on the other: {"ok": value} or {"error": text}. What
-the user's code prints goes to its own standard output and error, never into the protocol. Touches: user code.
+Each request is a line of JSON on one descriptor, each answer a line on the other: {"ok": value} or {"error": text}.
+What the user's code prints goes to its own standard output and error, never into the protocol. Touches: user code.
 """
 
 import importlib.util
@@ -41,7 +41,11 @@ def answer(function: Callable[[Any, Any], Any], event: Any, context: Any) -> str
 
 def main() -> None:
     request_fd, answer_fd, path, handler, memory = (
-        int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        sys.argv[4],
+        int(sys.argv[5]),
     )
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -2,7 +2,7 @@
 
 Contract (docs.aws.amazon.com/bedrock/latest/userguide/reward-functions.html): ``lambda_handler(event, context)`` gets
 a list of {id, messages, reference_answer, metadata} and returns a list of {id, aggregate_reward_score, metrics_list}.
-The last message is the completion. A string reference is wrapped as {"text": ...}, at the top level and in the metadata,
+The last message is the completion. A string reference is wrapped as {"text": ...}, at top level and in the metadata,
 which is what AWS's own reward functions read.
 
 A failed score is data: the completion gets ``value=None`` with the reason. A call that raises, hangs or returns the
@@ -181,7 +181,9 @@ class RewardFunction:
         assert self._process is not None
         code = self._process.wait()
         self.close()
-        raise CallFailed(f"the reward process ended with code {code} (out of memory, os._exit or a crash; see {self.log})")
+        raise CallFailed(
+            f"the reward process ended with code {code} (out of memory, os._exit or a crash; see {self.log})"
+        )
 
 
 def event(prompt: Prompt, completion: Completion, sample_id: str) -> dict[str, Any]:
@@ -203,7 +205,9 @@ def event(prompt: Prompt, completion: Completion, sample_id: str) -> dict[str, A
 def parse(result: Any, events: Seq[dict[str, Any]]) -> list[Reward]:
     """Match a result list to its events by id. Raises CallFailed when it is not a list of objects with ids."""
     if not isinstance(result, list) or not all(isinstance(entry, dict) for entry in result):
-        raise CallFailed(f"returned {type(result).__name__}, expected a list of objects with id, aggregate_reward_score")
+        raise CallFailed(
+            f"returned {type(result).__name__}, expected a list of objects with id, aggregate_reward_score"
+        )
     by_id = {entry.get("id"): entry for entry in result if isinstance(entry.get("id"), str)}
     return [_reward(by_id.get(sample["id"])) for sample in events]
 
@@ -212,7 +216,7 @@ def _reward(entry: dict[str, Any] | None) -> Reward:
     if entry is None:
         return Reward(value=None, error="no entry with this sample's id in the result")
     score = entry.get("aggregate_reward_score")
-    if not is_number(score):
+    if score is None or not is_number(score):
         return Reward(value=None, error=f"aggregate_reward_score is {score!r}, expected a finite number")
     metrics = entry.get("metrics_list")
     parts = {

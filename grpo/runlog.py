@@ -111,6 +111,10 @@ class RunLog:
         path = self.rollouts_path(step)
         return [_parse(record) for record in _read_lines(path)] if path.exists() else None
 
+    def load_evaluation(self, name: str) -> list[Group]:
+        """The groups of an evaluation; empty where there was none."""
+        return [_parse(record) for record in _read_lines(self.directory / "evals" / f"{name}.jsonl")]
+
     def save_evaluation(self, name: str, groups: Seq[Group]) -> None:
         write_atomic(self.directory / "evals" / f"{name}.jsonl", "".join(json.dumps(_dump(g)) + "\n" for g in groups))
 

@@ -105,7 +105,9 @@ class SyncProof:
                 f"adapter moves the log-probs by {change:.2e}: {self.sampler.name} does not run the trainer's weights"
             )
         if not exact and self.noise > change / 2:
-            raise SyncError(f"the sampler does not follow the probe adapter: change {change:.2e}, error {self.noise:.2e}")
+            raise SyncError(
+                f"the sampler does not follow the probe adapter: change {change:.2e}, error {self.noise:.2e}"
+            )
 
     def _compare(self, now: _View, then: _View, since: str) -> Agreement:
         change, residual = _rms(now.trainer - then.trainer), _rms(now.gap - then.gap)

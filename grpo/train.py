@@ -8,7 +8,7 @@
 import sys
 from pathlib import Path
 
-from grpo.errors import GrpoError
+from grpo.errors import GrpoError, explain
 from grpo.offline import go_offline
 
 
@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> int:
 
     try:
         loop.run(config.load(Path(arguments[0]), arguments[1:]), Display())
-    except GrpoError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (GrpoError, OSError) as error:
+        print(explain(error), file=sys.stderr)
         return 1
     return 0
 

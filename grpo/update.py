@@ -28,7 +28,8 @@ class UpdateStats:
     """Mean over all completion tokens of the step, as optimised."""
     grad_norm: float
     """Before clipping; the largest of the step's minibatches."""
-    entropy: float
+    entropy: float | None
+    """None where no token carried a gradient."""
     clip_share: float
     kl: float
     gap_mean: float
@@ -137,7 +138,7 @@ class Updater:
             importance_cap=c.importance_cap,
             kl_coef=c.kl_coef,
         )
-        (sums.loss / denominator).backward()
+        (sums.loss / denominator).backward()  # type: ignore[no-untyped-call]
         return _Totals.of(sums, scores.entropy)
 
     def _reference(self, batch: Batch) -> Tensor | None:
@@ -197,7 +198,7 @@ class _Totals:
         return UpdateStats(
             pg_loss=self.loss / max(1, all_tokens),
             grad_norm=self.grad_norm,
-            entropy=self.entropy / trained,
+            entropy=self.entropy / self.tokens if self.tokens else None,
             clip_share=self.clipped / trained,
             kl=self.kl / trained,
             gap_mean=self.gap / trained,

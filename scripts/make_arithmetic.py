@@ -19,9 +19,7 @@ def rows() -> list[str]:
     asked = [(phrasing, a, b) for phrasing in PHRASINGS for a in NUMBERS for b in NUMBERS]
     random.Random(0).shuffle(asked)
     return [
-        json.dumps(
-            {"messages": [{"role": "user", "content": p.format(a=a, b=b)}], "reference_answer": str(a + b)}
-        )
+        json.dumps({"messages": [{"role": "user", "content": p.format(a=a, b=b)}], "reference_answer": str(a + b)})
         for p, a, b in asked
     ]
 

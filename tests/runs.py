@@ -17,7 +17,9 @@ TIMES = ("seconds", "seconds_sampling", "seconds_update", "sync_seconds", "token
 
 def start(config: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "grpo.train", str(config), *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:

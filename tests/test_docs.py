@@ -58,7 +58,9 @@ def test_every_metric_is_documented(tiny_run, tmp_path: Path) -> None:
 
     runs.train(tiny_run("metrics", steps=3))
     text = (ROOT / "docs" / "metrics.md").read_text()
-    names = {name for line in (tmp_path / "metrics" / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    names = {
+        name for line in (tmp_path / "metrics" / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)
+    }
     assert {n for n in names - {"step"} if n not in text and not n.startswith("heldout_")} == set()
 
 

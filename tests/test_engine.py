@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import runs
 import torch
+from conftest import make_tiny_model
 
 from grpo import engine
 from grpo.config import Lora, load
@@ -20,7 +21,6 @@ from grpo.policy import Policy
 from grpo.rollout import Sampling
 from grpo.sync import SyncProof
 from grpo.vllm_sampler import VllmSampler
-from tests.conftest import make_tiny_model
 
 pytestmark = [
     pytest.mark.engine,
@@ -33,9 +33,7 @@ SAMPLING = Sampling(completions=3, max_tokens=8, temperature=0.8)
 
 def open_sampler(model: Path, tmp_path: Path, tiny_run, strategy: str = "merged") -> VllmSampler:
     config = load(tiny_run("unused", sampler="vllm", model=model), [f"rollout.sync={strategy}", "rollout.timeout_s=60"])
-    policy = Policy.load(
-        model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=0.8, device=torch.device("cpu")
-    )
+    policy = Policy.load(model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=0.8, device=torch.device("cpu"))
     return VllmSampler(config, policy, dtype="float32", log=tmp_path / "engine.log", on_restart=lambda _reason: None)
 
 

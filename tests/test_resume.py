@@ -44,7 +44,10 @@ def test_more_steps_go_on_from_the_finished_run(tiny_run, tmp_path: Path) -> Non
     runs.train(parts, "run.steps=2")
     runs.train(parts)
     # the run of two steps ended with an evaluation after step 2, which the other did not make
-    projection = [[{k: v for k, v in m.items() if "heldout" not in k} for m in runs.metrics(tmp_path / n)] for n in ("whole", "parts")]
+    projection = [
+        [{k: v for k, v in m.items() if "heldout" not in k} for m in runs.metrics(tmp_path / n)]
+        for n in ("whole", "parts")
+    ]
     for line in projection[0] + projection[1]:
         line.pop("status")
     assert projection[0] == projection[1]

@@ -52,7 +52,9 @@ def per_sample(*lines: str) -> str:
 
 
 def test_event_has_bedrocks_form() -> None:
-    prompt = Prompt(index=0, messages=({"role": "user", "content": "q"},), token_ids=(1,), reference_answer="7", metadata={"k": 1})
+    prompt = Prompt(
+        index=0, messages=({"role": "user", "content": "q"},), token_ids=(1,), reference_answer="7", metadata={"k": 1}
+    )
     assert event(prompt, completion("a"), "s1") == {
         "id": "s1",
         "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],

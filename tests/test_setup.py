@@ -1,4 +1,4 @@
-"""Set-up and doctor: what they refuse, and that a second call does nothing. With a fake nvidia-smi where a GPU is needed."""
+"""Set-up and doctor: what they refuse, and that a second call does nothing. A fake nvidia-smi stands in for a GPU."""
 
 import json
 import os
@@ -64,7 +64,9 @@ def test_a_second_set_up_takes_less_than_two_seconds() -> None:
 
 
 def test_doctor_json() -> None:
-    result = subprocess.run([sys.executable, "-m", "grpo", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "grpo", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True
+    )
     report = json.loads(result.stdout)
     assert report["device"] in ("cpu", "cuda")
     assert {"python", "torch", "disk"} <= {f["name"] for f in report["findings"]}

@@ -31,7 +31,7 @@ def token_logprobs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: f
     """
     if head.requires_grad:
         raise ValueError("token_logprobs needs a frozen head: its gradient is never formed. Freeze lm_head.")
-    logp, entropy = _TokenLogprobs.apply(hidden, head, targets, temperature)
+    logp, entropy = _TokenLogprobs.apply(hidden, head, targets, temperature)  # type: ignore[no-untyped-call]
     return logp, entropy
 
 
@@ -53,7 +53,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logp: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logp: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         (jacobian,) = ctx.saved_tensors
         return grad_logp.to(jacobian.dtype)[:, None] * jacobian, None, None, None
 
