@@ -22,7 +22,7 @@ from grpo.config import Convergence
 Status = Literal["improving", "plateau", "no_signal", "collapsed", "budget_exhausted"]
 
 LOOK_EVERY = 5
-SMALLEST_WINDOW = 12
+SMALLEST_WINDOW = 16
 WINDOW_GROWTH = 1.5
 FIRST_STEPS = 5
 """The level at which the curve began is the mean of this many steps."""
@@ -123,7 +123,7 @@ def _look(rewards: np.ndarray, number: int, warmup: int, config: Convergence) ->
 
 
 def window_lengths(available: int) -> list[int]:
-    """12, 18, 27, ... up to all steps there are."""
+    """16, 24, 36, ... up to all steps there are."""
     lengths, length = [], float(SMALLEST_WINDOW)
     while length <= available:
         lengths.append(int(length))
@@ -132,24 +132,30 @@ def window_lengths(available: int) -> list[int]:
 
 
 def gain_bound(rewards: np.ndarray, horizon: int, alpha: float) -> float:
-    """Upper (1 - alpha) bound of slope * horizon, by least squares with Student's t and an AR(1) correction."""
+    """Upper (1 - alpha) bound of slope * horizon, by least squares with Student's t.
+
+    For AR(1) residuals the variance is widened by ``w = (1 + r) / (1 - r)`` and the sample counts as n / w steps.
+    """
     n = len(rewards)
     time = np.arange(n) - (n - 1) / 2
     slope = float(time @ rewards / (time @ time))
     residuals = rewards - rewards.mean() - slope * time
-    variance = float(residuals @ residuals) / (n - 2)
-    error = math.sqrt(variance * _inflation(residuals) / float(time @ time))
-    return horizon * (slope + float(student.isf(alpha, n - 2)) * error)
+    widening = _widening(residuals)
+    variance = widening * float(residuals @ residuals) / (n - 2)
+    error = math.sqrt(variance / float(time @ time))
+    return horizon * (slope + float(student.isf(alpha, max(1.0, n / widening - 2))) * error)
 
 
-def _inflation(residuals: np.ndarray) -> float:
-    """(1 + r) / (1 - r) for the lag-1 autocorrelation r, corrected for its small-sample bias, never below 1."""
-    total = float(residuals @ residuals)
+def _widening(residuals: np.ndarray) -> float:
+    """(1 + r) / (1 - r) for the residuals' lag-1 autocorrelation r, never below 1.
+
+    r is corrected for the bias that taking out a line causes, -(2 + 4 r) / n (Kendall 1954, Biometrika 41, 403).
+    """
+    total, n = float(residuals @ residuals), len(residuals)
     if total == 0.0:
         return 1.0
-    n = len(residuals)
-    r = float(residuals[1:] @ residuals[:-1]) / total
-    r = min(0.9, max(0.0, r + (1 + 3 * r) / n)) if r > 0 else 0.0
+    measured = float(residuals[1:] @ residuals[:-1]) / total
+    r = min(0.9, max(0.0, (n * measured + 2) / (n - 4)))
     return (1 + r) / (1 - r)
 
 

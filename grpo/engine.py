@@ -42,7 +42,9 @@ class EngineOptions:
     memory_share: float
     seed: int
     lora_rank: int | None
-    """Largest adapter rank; None for an engine without adapters."""
+    """The adapter's rank; None for an engine without adapters."""
+    lora_targets: tuple[str, ...] = ()
+    """Last parts of the adapted modules' names."""
 
 
 def installed() -> str | None:
@@ -81,6 +83,8 @@ def command(options: EngineOptions, socket: Path) -> list[str]:
     if options.lora_rank is not None:
         flags.append("--enable-lora")
         args |= {"--max-lora-rank": max(8, options.lora_rank), "--max-loras": 1}
+        # Only these: by default vLLM also wraps the head, and then fails on prompt log-probabilities.
+        flags += ["--lora-target-modules", *options.lora_targets]
     words = [word for key, value in args.items() for word in (key, str(value))]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *flags]
 

@@ -15,7 +15,9 @@ GrpoError
 def explain(error: Exception) -> str:
     """One message for the user. An OSError is most often a full disk or a missing permission: nothing is lost by it."""
     if isinstance(error, OSError):
-        return f"error: {error}\nMend the cause (space, permissions); the same command goes on from the last complete step"
+        return (
+            f"error: {error}\nMend the cause (space, permissions); the same command goes on from the last complete step"
+        )
     return f"error: {error}"
 
 

@@ -114,6 +114,7 @@ class VllmSampler:
             memory_share=self.config.rollout.engine_memory_share,
             seed=self.config.run.seed,
             lora_rank=self.config.lora.rank if self.strategy == "adapter" else None,
+            lora_targets=tuple(sorted({name.rpartition(".")[2] for name in self.policy.lora_layers()})),
         )
         engine = Engine(options, scratch, self.log, self.config.rollout.timeout_s)
         engine.start()

@@ -11,20 +11,30 @@ import runs
 
 
 def grpo(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "grpo", *words], input=stdin, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        [sys.executable, "-m", "grpo", *words], input=stdin, capture_output=True, text=True, timeout=200
+    )
 
 
 def test_a_finished_run(tiny_run, tmp_path: Path) -> None:
     config, run = tiny_run("done", steps=3), tmp_path / "done"
     first = grpo("train", str(config))
     assert first.returncode == 0, first.stderr
-    for promised in ("budget_exhausted after 3 steps", "Mean test reward", "Before and after", "curve.png", "grpo chat"):
+    for promised in (
+        "budget_exhausted after 3 steps",
+        "Mean test reward",
+        "Before and after",
+        "curve.png",
+        "grpo chat",
+    ):
         assert promised in first.stdout
     again = grpo("train", str(config))
     assert "step    1" not in again.stdout
     assert "Mean test reward" in again.stdout, "a finished run is shown again, not trained again"
     result = json.loads((run / "result.json").read_text())
-    assert {"base", "tuned", "verdict", "delta", "alpha", "steps", "seconds", "seed", "sampler", "adapter"} <= set(result)
+    assert {"base", "tuned", "verdict", "delta", "alpha", "steps", "seconds", "seed", "sampler", "adapter"} <= set(
+        result
+    )
     assert set(result["base"]) == {"mean", "low", "high", "n"}
 
     scored = json.loads(grpo("eval", str(run), "--json", "--completions", "2").stdout)

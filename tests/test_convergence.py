@@ -31,11 +31,12 @@ def saturating(steps: int, tau: float, noise: float, seed: int) -> np.ndarray:
 
 
 def test_gain_bound_by_hand() -> None:
-    # rewards 0, 1, 1, 2: slope 0.6, residuals -0.1, 0.3, -0.3, 0.1: sum of squares 0.2, / (n - 2) = 0.1;
-    # sum of squared times 5: standard error sqrt(0.02) = 0.141421; their lag-1 product sum is -0.15 < 0: no widening;
-    # t(0.95, 2 degrees) = 2.919986 (printed tables)
-    bound = gain_bound(np.array([0.0, 1.0, 1.0, 2.0]), horizon=10, alpha=0.05)
-    assert bound == pytest.approx(10 * (0.6 + 2.919986 * math.sqrt(0.02)), rel=1e-6)
+    # a line of slope 0.5 plus residuals +1, -1, +1, -1, -1, +1, -1, +1, which are orthogonal to 1 and to time: their
+    # sum of squares is 8, / (n - 2) = 4/3; sum of squared times 42; lag-1 products -5 < 0: no widening;
+    # t(0.95, 6 degrees) = 1.943180 (printed tables)
+    rewards = 0.5 * np.arange(8) + np.array([1, -1, 1, -1, -1, 1, -1, 1])
+    bound = gain_bound(rewards, horizon=10, alpha=0.05)
+    assert bound == pytest.approx(10 * (0.5 + 1.943180 * math.sqrt(4 / 3 / 42)), rel=1e-6)
 
 
 def test_autocorrelation_widens_the_bound() -> None:
@@ -46,8 +47,8 @@ def test_autocorrelation_widens_the_bound() -> None:
 
 
 def test_windows() -> None:
-    assert window_lengths(11) == []
-    assert window_lengths(30) == [12, 18, 27]
+    assert window_lengths(15) == []
+    assert window_lengths(40) == [16, 24, 36]
 
 
 def test_rise() -> None:
@@ -75,17 +76,19 @@ def test_still_rising_ends_at_the_budget() -> None:
     assert (verdict.status, verdict.look is not None) == ("budget_exhausted", True)
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.5])
-def test_false_stop_rate_on_lines_that_gain_exactly_delta(phi: float) -> None:
-    """H0 true at its boundary: 400 runs of 100 steps; the rule's level is 5 %, the count's 99.9 % bound is 36."""
+# Independent noise: the level is 5 %, so at most 16 of 150 (the 99.9 % point of that rate). Autocorrelated noise: the
+# level is not held, as docs/convergence.md says; the bound is the 99.9 % point of the 8 % measured there.
+@pytest.mark.parametrize(("phi", "most"), [(0.0, 16), (0.5, 23)])
+def test_false_stop_rate_on_lines_that_gain_exactly_delta(phi: float, most: int) -> None:
+    """H0 true at its boundary, 150 runs of 100 steps."""
     stops = 0
-    for seed in range(400):
+    for seed in range(150):
         rng = np.random.default_rng(seed)
         noise = np.zeros(100)
         for i, e in enumerate(rng.normal(0, 0.04 * math.sqrt(1 - phi**2), 100)):
             noise[i] = (phi * noise[i - 1] if i else 0.0) + e
         stops += follow(0.1 + np.arange(100) * RULE.delta / RULE.horizon + noise).status == "plateau"
-    assert stops <= 36
+    assert stops <= most
 
 
 def test_no_groups_with_signal_ends_the_run_with_the_reason() -> None:
