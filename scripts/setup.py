@@ -71,8 +71,10 @@ def install(device: str) -> None:
 
 def install_cpu() -> None:
     """torch for CPU from the configured index if it has it, else from PyTorch's own index of CPU builds."""
-    if subprocess.run(pip("install", "--quiet", f"{TORCH}+cpu"), stderr=subprocess.DEVNULL).returncode:
-        step("torch for CPU", pip("install", f"{TORCH}+cpu", "--extra-index-url", TORCH_CPU_INDEX))
+    if not step("torch for CPU", pip("install", f"{TORCH}+cpu"), required=False):
+        step(
+            "torch for CPU, from PyTorch's index", pip("install", f"{TORCH}+cpu", "--extra-index-url", TORCH_CPU_INDEX)
+        )
     step("packages (CPU)", pip("install", "-c", "scripts/lock-cpu.txt", "-e", ".[cpu,dev]"))
     step("removing what breaks imports", pip("uninstall", "-y", *UNWANTED_ON_CPU))
 
@@ -81,8 +83,11 @@ def pip(*arguments: str) -> list[str]:
     return [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments]
 
 
-def step(name: str, command: list[str]) -> None:
-    """Run a command; when it is silent for two seconds, say that it still runs."""
+def step(name: str, command: list[str], *, required: bool = True) -> bool:
+    """Run a command and say whether it succeeded; a required one ends the set-up otherwise.
+
+    When the command is silent for two seconds, a line says that it still runs.
+    """
     print(f"== {name}", flush=True)
     started = last = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -91,7 +96,8 @@ def step(name: str, command: list[str]) -> None:
     def heartbeat() -> None:
         while not finished.wait(2.0):
             if time.monotonic() - last > 2.0:
-                print(f"   ... {time.monotonic() - started:.0f} s", flush=True)
+                end = "\r" if sys.stdout.isatty() else "\n"
+                print(f"   ... {time.monotonic() - started:.0f} s", end=end, flush=True)
 
     threading.Thread(target=heartbeat, daemon=True).start()
     assert process.stdout
@@ -100,8 +106,9 @@ def step(name: str, command: list[str]) -> None:
         if not line.startswith("Requirement already satisfied"):
             print("  ", line.rstrip()[:160], flush=True)
     finished.set()
-    if process.wait():
+    if process.wait() and required:
         sys.exit(f"{name} failed with code {process.returncode}; run the same command again after mending the cause")
+    return process.returncode == 0
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
 import runs
+from safetensors.numpy import load_file
 
 
 def test_two_ranks_equal_one(tiny_run, tmp_path: Path) -> None:
