@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test check format kill-loop clean
+.PHONY: help setup system demo test check format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -13,13 +13,13 @@ setup:  ## .venv with pinned packages, and the demo model; nothing to do when it
 system:  ## Debian packages the tests need (as root; otherwise named)
 	@sh scripts/system.sh
 
-demo: setup  ## a real model learns by GRPO and the run stops by itself
+demo: system setup  ## a real model learns by GRPO and the run stops by itself
 	@$(VENV)/grpo train configs/demo.toml
 
 test: system setup  ## the whole test suite
 	@$(VENV)/python -m pytest
 
-check: setup  ## format, lint, types, tests
+check: system setup  ## format, lint, types, tests
 	@$(VENV)/ruff format --check .
 	@$(VENV)/ruff check .
 	@$(VENV)/mypy

@@ -26,14 +26,18 @@ def normalise(values: Seq[float], scale: str) -> list[float]:
     return [float(a) for a in (centred / (centred.std(ddof=1) + EPSILON) if scale == "std" else centred)]
 
 
-def assign(groups: Seq[Group], scale: str) -> list[Sequence]:
-    """One Sequence per completion that carries a gradient: groups without signal and failed rewards are left out."""
+def assign(groups: Seq[Group], scale: str, *, keep_all: bool = False) -> list[Sequence]:
+    """One Sequence per completion that carries a gradient: groups without signal and failed rewards are left out.
+
+    ``keep_all`` keeps scored completions without an advantage: a KL term acts on them too.
+    """
     sequences = []
     for number, group in enumerate(groups):
         advantages = iter(normalise(group.values, scale))
         for completion, reward in zip(group.completions, group.rewards, strict=True):
             advantage = next(advantages) if reward.value is not None else 0.0
-            if advantage != 0.0 and completion.token_ids:
+            wanted = advantage != 0.0 or (keep_all and reward.value is not None)
+            if wanted and completion.token_ids:
                 sequences.append(
                     Sequence(
                         group=number,

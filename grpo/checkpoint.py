@@ -44,6 +44,9 @@ class Checkpoints:
     def __init__(self, run: Path) -> None:
         self.directory = run / "checkpoints"
         self.directory.mkdir(parents=True, exist_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a crash left unfinished; for the one process that owns the run."""
         for leftover in self.directory.glob("*.partial"):
             shutil.rmtree(leftover)
 

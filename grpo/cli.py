@@ -17,7 +17,7 @@ from grpo import doctor as diagnosis
 from grpo import engine, offline
 from grpo.config import Config
 from grpo.config import load as load_config
-from grpo.errors import ConfigError, GrpoError, explain
+from grpo.errors import INTERRUPTED, ConfigError, GrpoError, explain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -34,7 +34,11 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     from grpo import loop
     from grpo.display import Display
 
-    loop.run(settings, Display())
+    try:
+        loop.run(settings, Display())
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command("eval")
@@ -119,10 +123,9 @@ def run_config(run: Path) -> Config:
     """The configuration a run was made with. Raises ConfigError."""
     path = run / "config.json"
     try:
-        content = json.loads(path.read_text())["config"]
+        return Config.model_validate(json.loads(path.read_text())["config"])
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"{run}: not a run directory: {path} is missing or unreadable") from None
-    return Config.model_validate(content)
 
 
 def adapter(run: Path) -> Path:
@@ -146,9 +149,6 @@ def main() -> None:
     except (GrpoError, OSError) as error:
         print(explain(error), file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last complete step", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

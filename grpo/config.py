@@ -11,6 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from grpo.errors import ConfigError
 
+OPERATIONAL = (
+    ("run", "dir"),
+    ("run", "keep_checkpoints"),
+    ("reward", "timeout_s"),
+    ("reward", "memory_gib"),
+    ("rollout", "timeout_s"),
+    ("rollout", "restarts"),
+    ("rollout", "engine_memory_gib"),
+    ("rollout", "engine_memory_share"),
+)
+"""Settings that may change on resume: they decide where and how patiently a run works, not what it computes."""
+
 
 class Section(BaseModel):
     """One table of the file; frozen, and closed to unknown keys."""
@@ -25,7 +37,7 @@ class Run(Section):
     """Directory of the run; the same command goes on from what it holds."""
     steps: int = Field(200, ge=1)
     """Budget: the most updates the run may make. The stop rule usually ends it earlier."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seeds prompt order, adapter initialisation and sampling."""
     keep_checkpoints: int = Field(3, ge=1)
     """Evaluated checkpoints kept beside the best and the newest one."""
@@ -76,7 +88,7 @@ class Rollout(Section):
     engine_memory_share: float = Field(0.4, gt=0, le=0.95)
     """Share of a GPU's memory the engine may take."""
     timeout_s: float = Field(600.0, gt=0)
-    """For one request; then the engine counts as hung and is restarted."""
+    """For the requests of one step together; then the engine counts as hung and is restarted."""
     restarts: int = Field(3, ge=0)
     """Engine restarts within one request before the run ends."""
 
@@ -156,12 +168,19 @@ class Config(Section):
         return self
 
     def digest(self) -> str:
-        """Identity of everything that changes the numbers a run produces; the step budget may grow on resume."""
+        """Identity of all that changes the numbers of a run, file contents included; the step budget may grow."""
         content = self.model_dump(mode="json")
-        for key in ("dir", "steps", "keep_checkpoints"):
-            if not (key == "steps" and self.update.schedule != "constant"):
-                del content["run"][key]
+        for section, key in OPERATIONAL:
+            del content[section][key]
+        if self.update.schedule == "constant":
+            del content["run"]["steps"]
+        files = (self.data.train, self.data.heldout, self.data.test, self.reward.file, self.model.path / "config.json")
+        content["files"] = [_file_digest(path) for path in files]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path | None) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:

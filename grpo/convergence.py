@@ -80,14 +80,10 @@ def _curve(points: Seq[Point], config: Convergence, warmup: int) -> Verdict:
     """What the curve says, whatever the budget."""
     if points and not math.isfinite(points[-1].reward):
         return Verdict("collapsed", f"the reward of step {points[-1].step} is {points[-1].reward}", True, None)
-    silent = points[-SILENT_STEPS:]
-    if len(silent) == SILENT_STEPS and not any(p.signal_share for p in silent):
-        reason = (
-            f"for {SILENT_STEPS} steps every group had equal rewards, so there was nothing to learn from. Reward "
-            f"{silent[-1].reward:.3f}: make the task easier or harder, or give partial credit"
-        )
-        return Verdict("no_signal", reason, True, None)
     look = latest_look(points, config, warmup)
+    silent = points[-SILENT_STEPS:]
+    if len(points) >= max(config.min_steps, SILENT_STEPS) and not any(p.signal_share for p in silent):
+        return _silent(points, look, config)
     if look is not None and look.rose and look.bound < config.delta:
         reason = (
             f"the next {config.horizon} steps gain less than {config.delta:g} (upper bound {look.bound:.4f} from the "
@@ -95,6 +91,16 @@ def _curve(points: Seq[Point], config: Convergence, warmup: int) -> Verdict:
         )
         return Verdict("plateau", reason, True, look)
     return Verdict("improving", _improving(look, config), False, look)
+
+
+def _silent(points: Seq[Point], look: Look | None, config: Convergence) -> Verdict:
+    """Nothing left to learn, or never anything: the rise tells."""
+    rewards = np.array([p.reward for p in points])
+    reason = f"for {SILENT_STEPS} steps every group had equal rewards (now {points[-1].reward:.3f})"
+    if len(points) > SILENT_STEPS and has_risen(rewards, SILENT_STEPS, config.alpha):
+        return Verdict("plateau", f"{reason}, after a rise: no update changes the policy any more", True, look)
+    advice = "there was nothing to learn from: make the task easier or harder, or give partial credit"
+    return Verdict("no_signal", f"{reason}, {advice}", True, look)
 
 
 def latest_look(points: Seq[Point], config: Convergence, warmup: int) -> Look | None:

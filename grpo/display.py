@@ -12,11 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from grpo.convergence import Verdict
 
 
-def printable(text: str) -> str:
-    """Model output for a terminal: no control characters that move the cursor, set titles or change colours."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 class Display:
     """Progress on one console; ``quiet`` (other ranks, tests) prints nothing."""
 

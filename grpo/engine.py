@@ -110,10 +110,13 @@ def environment(options: EngineOptions) -> dict[str, str]:
     return env
 
 
-def scratch_directory() -> Path:
-    """A private directory (0700) for one engine process: its socket and the weights it reads. In memory if possible."""
+def scratch_directory(needed: int) -> Path:
+    """A private directory (0700) for one engine process: its socket and ``needed`` bytes of weights.
+
+    In memory where there is twice the room, so that weights do not crowd out everything else.
+    """
     shared = Path("/dev/shm")
-    parent = shared if shared.is_dir() and shutil.disk_usage(shared).free > 4 * 2**30 else None
+    parent = shared if shared.is_dir() and shutil.disk_usage(shared).free > 2 * needed else None
     return Path(tempfile.mkdtemp(prefix="grpo-", dir=parent))
 
 
@@ -135,7 +138,12 @@ class Engine:
         words = [sys.executable, str(host), str(self.scratch), *command(self.options, self.socket)]
         with self.log.open("ab") as log:
             self._host = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment(self.options)
+                words,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment(self.options),
+                start_new_session=True,  # a signal to our whole group must not take it before it has cleaned up
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.healthy():

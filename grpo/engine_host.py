@@ -84,7 +84,8 @@ def main() -> int:
     orphaned = threading.Event()
     threading.Thread(target=_wait_for_end_of_input, args=(orphaned,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: orphaned.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the trainer, which ends us in order
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_IGN)  # they are for the trainer, which ends us in order
     engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     while engine.poll() is None and not orphaned.wait(POLL_S):
         pass

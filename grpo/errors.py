@@ -11,14 +11,20 @@ GrpoError
 └── SetupError       this machine cannot run what was asked (driver, packages, disk)
 """
 
+INTERRUPTED = "interrupted; the same command goes on from the last complete step"
+
+
+def printable(text: str) -> str:
+    """Untrusted text for a terminal: no control characters that move the cursor, set titles or change colours."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
 
 def explain(error: Exception) -> str:
     """One message for the user. An OSError is most often a full disk or a missing permission: nothing is lost by it."""
+    message = printable(f"error: {error}")
     if isinstance(error, OSError):
-        return (
-            f"error: {error}\nMend the cause (space, permissions); the same command goes on from the last complete step"
-        )
-    return f"error: {error}"
+        message += "\nMend the cause (space, permissions); the same command goes on from the last complete step"
+    return message
 
 
 class GrpoError(Exception):

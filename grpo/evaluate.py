@@ -1,10 +1,12 @@
 """Mean reward on a fixed prompt set, with an interval over prompts."""
 
+import math
 from collections.abc import Sequence as Seq
 from statistics import NormalDist
 
 import numpy as np
 
+from grpo.errors import RewardError
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampler, Sampling, collect
 from grpo.types import Evaluation, Group, Prompt
@@ -23,11 +25,16 @@ def evaluate(
     stream: int,
     step: int,
 ) -> tuple[Evaluation, list[Group]]:
-    """Score every prompt. The same seed and stream draw with the same random numbers at every step."""
+    """Score every prompt. The same seed and stream draw with the same random numbers at every step.
+
+    Raises RewardError when nothing could be scored.
+    """
     groups: list[Group] = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         part = prompts[start : start + PROMPTS_AT_ONCE]
         groups += reward.score(collect(sampler, part, sampling, seed=seed, stream=stream, step=start))
+    if not any(group.values for group in groups):
+        raise RewardError(f"not one evaluated completion could be scored, first: {groups[0].rewards[0].error}")
     return summarise(groups, step), groups
 
 
@@ -56,4 +63,5 @@ def summarise(groups: Seq[Group], step: int) -> Evaluation:
 
 def best(evaluations: Seq[Evaluation]) -> Evaluation | None:
     """The evaluation with the highest lower bound, the latest among equals; None where there is none."""
-    return max(evaluations, key=lambda e: (e.low, e.step), default=None)
+    scored = [e for e in evaluations if math.isfinite(e.mean)]
+    return max(scored, key=lambda e: (e.low, e.step), default=None)

@@ -8,10 +8,12 @@ Left out on purpose: a value network, a reward model, a replay buffer, an explor
 
 import time
 from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from grpo import advantages, prompts
 from grpo.checkpoint import restore
@@ -24,10 +26,13 @@ from grpo.metrics import count_tokens, describe, point
 from grpo.outcome import Outcome, conclude, finished
 from grpo.resources import Main, Resources, open_resources
 from grpo.rollout import Delivery, Sampling, collect
+from grpo.runlog import read_lines
 from grpo.sync import Agreement
 from grpo.types import Evaluation, Group
 
 TRAIN_STREAM, HELDOUT_STREAM = 0, 1
+UNCHANGED = (Delivery(seconds=0.0, modules=0, survived=None), Agreement(residual=0.0, change=0.0, visible=None))
+"""A step without an update has nothing to sync."""
 
 
 def train(resources: Resources) -> Verdict:
@@ -41,13 +46,14 @@ def train(resources: Resources) -> Verdict:
             groups = resources.share(rollouts(resources, step))
             sampled = time.monotonic() - started
             display.phase("updating the policy")
-            sequences = advantages.assign(groups, config.update.advantage_scale)
+            sequences = advantages.assign(groups, config.update.advantage_scale, keep_all=config.update.kl_coef > 0)
             stats = resources.updater.step(sequences, count_tokens(groups), step)
             updated = time.monotonic() - started - sampled
             points.append(point(groups, step))
             verdict = verdict_of(points, config)
             if resources.main:
-                delivery, agreement = deliver(resources, resources.main, step + 1)
+                changed = stats.trained_tokens > 0
+                delivery, agreement = deliver(resources, resources.main, step + 1) if changed else UNCHANGED
                 heldout = evaluate_heldout(resources, resources.main, step + 1, last=verdict.stop)
                 record = describe(step, groups, stats, delivery, agreement, heldout)
                 record |= {"seconds_sampling": sampled, "seconds_update": updated, "status": verdict.status}
@@ -63,8 +69,17 @@ def verdict_of(points: list[Point], config: Config) -> Verdict:
     return judge(points, config.convergence, warmup=config.update.warmup_steps, budget=config.run.steps)
 
 
+def history(run: Path) -> list[Point]:
+    """What the stop rule sees of the steps in a run directory."""
+    return [
+        Point(step=m["step"], reward=m["critic_rewards_mean"], signal_share=1 - m["zero_variance_share"])
+        for m in read_lines(run / "metrics.jsonl")
+    ]
+
+
 def resume(resources: Resources) -> list[Point]:
     """Go on from the last complete step: weights, optimizer, history; the sampler gets the weights."""
+    config = resources.config
     newest = resources.checkpoints.newest()
     if newest:
         restore(newest, resources.policy, resources.updater)
@@ -73,10 +88,8 @@ def resume(resources: Resources) -> list[Point]:
         done = newest.step if newest else 0
         log = resources.main.log
         log.rewind(done)
-        points = [
-            Point(step=m["step"], reward=m["critic_rewards_mean"], signal_share=1 - m["zero_variance_share"])
-            for m in log.metrics()
-        ]
+        (config.run.dir / "result.json").unlink(missing_ok=True)
+        points = history(config.run.dir)
         if len(points) != done:
             raise CheckpointError(f"{log.metrics_path} has {len(points)} of the {done} steps the checkpoint contains")
         log.event("resume" if newest else "start", step=done, sampler=resources.main.sampler.name)
@@ -149,22 +162,23 @@ def commit(resources: Resources, main: Main, record: dict[str, Any], verdict: Ve
     """Make the step durable: its metrics first, then the checkpoint that confirms them."""
     main.log.metric(record)
     done = record["step"] + 1
+    if verdict.look and verdict.look.step == done:
+        main.log.event("look", **asdict(verdict.look), status=verdict.status, reason=verdict.reason)
     resources.checkpoints.save(done, resources.policy, resources.updater)
     evaluations = main.log.evaluations()
     recent = {e.step for e in evaluations[-resources.config.run.keep_checkpoints :]}
     chosen = best(evaluations)
     resources.checkpoints.prune(recent | ({chosen.step} if chosen else set()))
-    if verdict.look and verdict.look.step == done:
-        main.log.event("look", **asdict(verdict.look), status=verdict.status, reason=verdict.reason)
     resources.display.step(record, verdict, resources.config.run.steps)
 
 
 def run(settings: Config, display: Display) -> Outcome | None:
     """Train and conclude: choose the checkpoint, score the test prompts, write result.json; None on other ranks."""
-    accelerator = Accelerator()
+    # The other ranks wait while the main one samples, scores and restarts engines, for as long as that takes.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     if not accelerator.is_main_process:
         display = Display(quiet=True)
-    if outcome := finished(settings, display.console):
+    if verdict_of(history(settings.run.dir), settings).stop and (outcome := finished(settings, display.console)):
         return outcome
     started = time.monotonic()
     with open_resources(settings, accelerator, display) as resources:

@@ -13,7 +13,7 @@ from rich.text import Text
 from grpo.checkpoint import Checkpoint, restore
 from grpo.config import Config
 from grpo.convergence import Verdict
-from grpo.display import printable
+from grpo.errors import printable
 from grpo.evaluate import best, evaluate
 from grpo.plot import save_curve
 from grpo.resources import Main, Resources
@@ -47,13 +47,11 @@ class Outcome:
 
 
 def finished(config: Config, console: Console) -> Outcome | None:
-    """The outcome of a run that has nothing left to do, shown again; None where there is something to do."""
+    """The outcome of a run that was concluded, shown again; None where it was not."""
     path = config.run.dir / "result.json"
     if not path.is_file():
         return None
     outcome = Outcome(**json.loads(path.read_text()))
-    if outcome.verdict == "budget_exhausted" and outcome.steps < config.run.steps:
-        return None
     log = RunLog(config.run.dir)
     log.claim(config.model_dump(mode="json"), config.digest())
     show(console, config.run.dir, outcome, log.load_evaluation("test_base"), log.load_evaluation("test_tuned"))
@@ -81,9 +79,9 @@ def conclude(resources: Resources, verdict: Verdict, started: float) -> Outcome:
         sampler=main.sampler.name,
         adapter=str(chosen.path) if chosen else None,
     )
-    write_atomic(config.run.dir / "result.json", json.dumps(asdict(outcome), indent=1) + "\n")
-    main.log.event("end", verdict=verdict.status, reason=verdict.reason)
     save_curve(config.run.dir, config.run.dir / "curve.png")
+    main.log.event("end", verdict=verdict.status, reason=verdict.reason)
+    write_atomic(config.run.dir / "result.json", json.dumps(asdict(outcome), indent=1) + "\n")
     show(resources.display.console, config.run.dir, outcome, before, after)
     return outcome
 

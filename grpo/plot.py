@@ -1,4 +1,4 @@
-"""A picture of a run: reward with its band, held-out evaluations, the verdict's bound. Touches: disk."""
+"""A picture of a run: reward with its band, held-out evaluations. Touches: disk."""
 
 from pathlib import Path
 

@@ -4,6 +4,7 @@ The reference policy is the same model with its adapter switched off; nothing is
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from grpo_kernels import token_logprobs
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -21,6 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from grpo.batch import Batch
 from grpo.config import Lora
 from grpo.errors import ModelError
+
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+"""What transformers raises for a directory that is damaged or is no model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Policy:
         )
         try:
             model = get_peft_model(base, settings, autocast_adapter_dtype=True)
-        except ValueError as error:
+        except (ValueError, re.error) as error:
             raise ModelError(f"{path}: lora.targets = {lora.targets!r} does not fit this model: {error}") from None
         return cls(model.to(device).eval(), path, load_tokenizer(path), temperature)
 
@@ -122,6 +127,10 @@ class Policy:
         """Adapted modules by their name in the base model."""
         return {n: m for n, m in self.model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
 
+    def adapted_bytes(self) -> int:
+        """Size of the adapted modules' weights, which is what a merged sync writes."""
+        return sum(layer.get_base_layer().weight.nbytes for layer in self.lora_layers().values())
+
     def save_adapter(self, directory: Path) -> None:
         """The adapter in PEFT's own format, for vLLM, transformers and anyone else."""
         self.model.save_pretrained(str(directory), safe_serialization=True)
@@ -142,7 +151,10 @@ class Policy:
             kept += float(((folded.float() - weight.float()) * delta).sum())
             wanted += float((delta * delta).sum())
             merged[f"{name}.weight"] = folded.cpu().contiguous()
-        save_file(merged, path, metadata={"format": "pt", "version": version})
+        try:
+            save_file(merged, path, metadata={"format": "pt", "version": version})
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written: {error}") from None
         return kept / wanted if wanted else 1.0
 
 
@@ -160,7 +172,10 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """The model's tokenizer; it must have a chat template. Raises ModelError."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json there. Set model.path to a directory in Hugging Face format.")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except UNREADABLE as error:
+        raise ModelError(f"{path}: its tokenizer cannot be loaded: {error}") from None
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: its tokenizer has no chat template. Use an instruction-tuned model.")
     return tokenizer
@@ -173,6 +188,6 @@ def _load_base(path: Path, dtype: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
     return model.requires_grad_(False)

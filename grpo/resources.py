@@ -133,16 +133,26 @@ def open_sampler(config: Config, policy: Policy, dtype: str, log: RunLog, displa
 def prove_sync(
     config: Config, policy: Policy, sampler: Sampler, splits: Splits, dtype: str, log: RunLog, display: Display
 ) -> SyncProof:
-    """Establish the sync proof; below fp32, first with an fp32 pair of its own, where the arithmetic is comparable."""
+    """Prove with the run's own pair that the sampler follows the trainer."""
     ids = [p.token_ids for p in splits.train]
-    if dtype != "float32":
-        exact = load_policy(config, policy.device, "float32")
-        with open_sampler(config, exact, "float32", log, display) as twin, display.status("proving the sync in fp32"):
-            SyncProof.establish(exact, twin, ids, "float32", config.run.seed)
     with display.status("proving that the sampler follows the trainer"):
         proof = SyncProof.establish(policy, sampler, ids, dtype, config.run.seed)
     log.event("sync_proved", sampler=sampler.name, noise=proof.noise)
     return proof
+
+
+def prove_exactly(config: Config, device: torch.device, splits: Splits, log: RunLog, display: Display) -> None:
+    """In fp32, where the two implementations can be compared to 1e-4: a pair of its own, gone before the run's opens.
+
+    It syncs merged weights; vLLM's adapter kernels have no fp32 form on a GPU.
+    """
+    merged = config.model_copy(update={"rollout": config.rollout.model_copy(update={"sync": "merged"})})
+    policy = load_policy(config, device, "float32")
+    with open_sampler(merged, policy, "float32", log, display) as sampler, display.status("proving the sync in fp32"):
+        ids = [p.token_ids for p in splits.train]
+        SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)
+    del policy
+    torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -158,6 +168,8 @@ def open_resources(config: Config, accelerator: Accelerator, display: Display) -
             stack.callback(reward.close)
         accelerator.wait_for_everyone()
         dtype = compute_dtype(config, accelerator.device)
+        if log and dtype != "float32":
+            prove_exactly(config, accelerator.device, splits, log, display)
         with display.status(f"loading {config.model.path} in {dtype}"):
             policy = load_policy(config, accelerator.device, dtype)
         resources = Resources(
@@ -171,6 +183,7 @@ def open_resources(config: Config, accelerator: Accelerator, display: Display) -
             main=None,
         )
         if log and reward:
+            resources.checkpoints.sweep()
             sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
             proof = prove_sync(config, policy, sampler, splits, dtype, log, display)
             resources = replace(resources, main=Main(sampler=sampler, reward=reward, log=log, proof=proof))

@@ -2,19 +2,24 @@
 
     python -I reward_host.py REQUEST_FD ANSWER_FD REWARD_FILE HANDLER MEMORY_BYTES
 
-Each request is a line of JSON on one descriptor, each answer a line on the other: {"ok": value} or {"error": text}.
+Each request is a line of JSON on one descriptor, {"serial": n, "event": [...]}; each answer a line on the other, with
+the same serial and "ok": value or "error": text. The first answer, serial 0, says whether the file could be loaded.
 What the user's code prints goes to its own standard output and error, never into the protocol. Touches: user code.
 """
 
+import ctypes
 import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+
+PR_SET_PDEATHSIG = 1
 
 
 def load(path: str, handler: str) -> Callable[[Any, Any], Any]:
@@ -31,12 +36,13 @@ def load(path: str, handler: str) -> Callable[[Any, Any], Any]:
     return function  # type: ignore[no-any-return]
 
 
-def answer(function: Callable[[Any, Any], Any], event: Any, context: Any) -> str:
+def answer(function: Callable[[Any, Any], Any], request: Any, context: Any) -> str:
     """One reply line. What the function raises, SystemExit included, is its result, not our end."""
+    serial = request["serial"]
     try:
-        return json.dumps({"ok": function(event, context)})
+        return json.dumps({"serial": serial, "ok": function(request["event"], context)})
     except (Exception, SystemExit):
-        return json.dumps({"error": traceback.format_exc(limit=-3)})
+        return json.dumps({"serial": serial, "error": traceback.format_exc(limit=-3)})
 
 
 def main() -> None:
@@ -47,6 +53,7 @@ def main() -> None:
         sys.argv[4],
         int(sys.argv[5]),
     )
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # user code must not outlive the trainer
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests = os.fdopen(request_fd, "r", encoding="utf-8")
@@ -56,9 +63,9 @@ def main() -> None:
     try:
         function = load(path, handler)
     except (Exception, SystemExit):
-        answers.write(json.dumps({"error": traceback.format_exc(limit=-3)}) + "\n")
+        answers.write(json.dumps({"serial": 0, "error": traceback.format_exc(limit=-3)}) + "\n")
         return answers.flush()
-    answers.write(json.dumps({"ok": None}) + "\n")
+    answers.write(json.dumps({"serial": 0, "ok": None}) + "\n")
     answers.flush()
     context = SimpleNamespace(function_name=handler, function_version="$LATEST", memory_limit_in_mb=memory >> 20)
     for line in requests:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,7 @@ class RewardFunction:
         self._process.wait()
         os.close(self._requests)
         os.close(self._answers)
+        shutil.rmtree(self._home, ignore_errors=True)
         self._process = None
 
     def _score_batch(self, events: list[dict[str, Any]]) -> list[Reward]:
@@ -109,17 +111,15 @@ class RewardFunction:
     def _call(self, payload: list[dict[str, Any]]) -> Any:
         if self._process is None:
             self._start()
-        try:
-            return self._exchange((json.dumps(payload) + "\n").encode())
-        except CallFailed as error:
-            if error.timed_out or self._process is None or self._process.poll() is not None:
-                self.close()
-            raise
+        self._serial += 1
+        request = json.dumps({"serial": self._serial, "event": payload}) + "\n"
+        return self._exchange(request.encode(), self._serial)
 
     def _start(self) -> None:
         request_read, self._requests = os.pipe()
         self._answers, answer_write = os.pipe()
         self._buffer = b""
+        self._home = tempfile.mkdtemp(prefix="grpo-reward-")
         memory = str(int(self.config.memory_gib * 2**30))
         words = [sys.executable, "-I", reward_host.__file__, str(request_read), str(answer_write)]
         with self.log.open("ab") as log:
@@ -130,17 +130,22 @@ class RewardFunction:
                 stderr=log,
                 pass_fds=(request_read, answer_write),
                 start_new_session=True,
-                cwd=tempfile.gettempdir(),
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": tempfile.gettempdir()},
+                cwd=self._home,
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": self._home},
             )
         os.close(request_read)
         os.close(answer_write)
         os.set_blocking(self._requests, False)
         os.set_blocking(self._answers, False)
-        self._exchange(b"")
+        self._serial = 0
+        self._exchange(b"", 0)
 
-    def _exchange(self, request: bytes) -> Any:
-        """Write one line, read one line, both within the time-out: a child that does not read cannot block us."""
+    def _exchange(self, request: bytes, serial: int) -> Any:
+        """Write one line, read one line, both within the time-out: a child that does not read cannot block us.
+
+        After a time-out, or an answer that belongs to another request, the child is replaced: it would go on
+        answering the question before.
+        """
         deadline = time.monotonic() + self.config.timeout_s
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
@@ -148,6 +153,7 @@ class RewardFunction:
                 [self._answers], [self._requests] if request else [], [], max(0.0, left)
             )
             if not readable and not writable:
+                self.close()
                 raise CallFailed(f"no answer within reward.timeout_s = {self.config.timeout_s:g} s", timed_out=True)
             if writable:
                 request = self._write(request)
@@ -155,6 +161,9 @@ class RewardFunction:
                 self._read()
         line, _, self._buffer = self._buffer.partition(b"\n")
         reply = json.loads(line)
+        if reply["serial"] != serial:
+            self.close()
+            raise CallFailed("the reward process answered another request")
         if "error" in reply:
             raise CallFailed(reply["error"])
         return reply["ok"]
@@ -179,7 +188,10 @@ class RewardFunction:
 
     def _died(self) -> None:
         assert self._process is not None
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            code = None  # it closed the channel and lives on
         self.close()
         raise CallFailed(
             f"the reward process ended with code {code} (out of memory, os._exit or a crash; see {self.log})"

@@ -8,6 +8,9 @@ import numpy as np
 
 from grpo.types import Completion, Prompt
 
+PROBE_TOKENS = 12
+"""Completion tokens that a sampler must be able to score, however short the run's completions are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -26,8 +29,8 @@ class Delivery:
     seconds: float
     modules: int
     """Adapted modules the sampler runs."""
-    survived: float
-    """Share of the update that survives rounding to the sampler's dtype."""
+    survived: float | None
+    """Share of the update that survives rounding to the sampler's dtype; None where an adapter is sent as it is."""
 
 
 class Sampler(Protocol):

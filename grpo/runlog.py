@@ -11,6 +11,7 @@
 A step's rollouts are on disk before the update that uses them, whole or not at all.
 """
 
+import fcntl
 import json
 import os
 import time
@@ -56,7 +57,16 @@ class RunLog:
         (directory / "evals").mkdir(exist_ok=True)
 
     def claim(self, config: dict[str, Any], digest: str) -> None:
-        """Record the configuration, or check that the run in this directory has the same. Raises CheckpointError."""
+        """Take the directory for this process, and record the configuration or check that it is the same.
+
+        Raises CheckpointError when another process has it or the run in it has another configuration.
+        """
+        self._lock = (self.directory / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{self.directory}: another process is training in this directory") from None
+        _rewrite(self.events_path, list(read_lines(self.events_path)))  # without a line that a crash cut
         path = self.directory / "config.json"
         if path.exists():
             found = json.loads(path.read_text())["digest"]
@@ -78,7 +88,7 @@ class RunLog:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All steps' metrics; a torn last line is left out."""
-        return list(_read_lines(self.metrics_path))
+        return list(read_lines(self.metrics_path))
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Append one held-out evaluation, durably."""
@@ -86,7 +96,7 @@ class RunLog:
 
     def evaluations(self) -> list[Evaluation]:
         """All held-out evaluations, oldest first."""
-        records = _read_lines(self.evaluations_path)
+        records = read_lines(self.evaluations_path)
         return [Evaluation(**(record | {"prompt_means": tuple(record["prompt_means"])})) for record in records]
 
     def rewind(self, steps: int) -> None:
@@ -96,7 +106,7 @@ class RunLog:
         """
         _rewrite(self.metrics_path, [r for r in self.metrics() if r["step"] < steps])
         _rewrite(self.evaluations_path, [asdict(e) for e in self.evaluations() if e.step <= steps])
-        events = _read_lines(self.events_path)
+        events = read_lines(self.events_path)
         _rewrite(self.events_path, [e for e in events if e["event"] != "look" or e["step"] <= steps])
 
     def rollouts_path(self, step: int) -> Path:
@@ -109,11 +119,11 @@ class RunLog:
     def load_rollouts(self, step: int) -> list[Group] | None:
         """The groups of a step that was sampled but not trained on before a crash, or None."""
         path = self.rollouts_path(step)
-        return [_parse(record) for record in _read_lines(path)] if path.exists() else None
+        return [_parse(record) for record in read_lines(path)] if path.exists() else None
 
     def load_evaluation(self, name: str) -> list[Group]:
         """The groups of an evaluation; empty where there was none."""
-        return [_parse(record) for record in _read_lines(self.directory / "evals" / f"{name}.jsonl")]
+        return [_parse(record) for record in read_lines(self.directory / "evals" / f"{name}.jsonl")]
 
     def save_evaluation(self, name: str, groups: Seq[Group]) -> None:
         write_atomic(self.directory / "evals" / f"{name}.jsonl", "".join(json.dumps(_dump(g)) + "\n" for g in groups))
@@ -130,7 +140,8 @@ def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The records of a JSONL file; nothing where there is no file. A line that a crash cut is left out."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8").split("\n"):

@@ -13,8 +13,8 @@ from transformers import TextStreamer
 from grpo import prompts
 from grpo.checkpoint import ADAPTER, Checkpoint, verify
 from grpo.config import Config
-from grpo.display import Display, printable
-from grpo.errors import ConfigError
+from grpo.display import Display
+from grpo.errors import ConfigError, printable
 from grpo.evaluate import evaluate
 from grpo.outcome import TEST_STREAM
 from grpo.policy import Policy

@@ -21,7 +21,7 @@ from torch import Tensor
 from grpo.batch import pack
 from grpo.errors import SyncError
 from grpo.policy import Policy
-from grpo.rollout import Sampler, Sampling
+from grpo.rollout import PROBE_TOKENS, Sampler, Sampling
 from grpo.types import Sequence
 
 EXACT = 1e-4
@@ -32,7 +32,6 @@ NOISE_FACTOR = 4.0
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
 """Share of the trainer's change by which the sampler's may differ: rounding grows with the change."""
 PROBE_PROMPTS = 4
-PROBE_TOKENS = 12
 
 Probe = list[tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -104,7 +103,7 @@ class SyncProof:
                 f"sampler and trainer disagree by up to {worst:.2e} nats in fp32 (allowed {EXACT:.0e}) while the probe "
                 f"adapter moves the log-probs by {change:.2e}: {self.sampler.name} does not run the trainer's weights"
             )
-        if not exact and self.noise > change / 2:
+        if NOISE_FACTOR * self.noise > change * (0.5 if exact else 0.8):
             raise SyncError(
                 f"the sampler does not follow the probe adapter: change {change:.2e}, error {self.noise:.2e}"
             )

@@ -8,12 +8,12 @@
 import sys
 from pathlib import Path
 
-from grpo.errors import GrpoError, explain
+from grpo.errors import INTERRUPTED, GrpoError, explain
 from grpo.offline import go_offline
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 an error with a message, 2 wrong usage."""
+    """Exit code: 0 done, 1 an error with a message, 2 wrong usage, 130 interrupted."""
     if not arguments or arguments[0].startswith("-"):
         print("usage: accelerate launch -m grpo.train CONFIG [section.key=value ...]", file=sys.stderr)
         return 2
@@ -26,6 +26,9 @@ def main(arguments: list[str]) -> int:
     except (GrpoError, OSError) as error:
         print(explain(error), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
     return 0
 
 

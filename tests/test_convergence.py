@@ -97,6 +97,15 @@ def test_no_groups_with_signal_ends_the_run_with_the_reason() -> None:
     assert "equal rewards" in verdict.reason
 
 
+def test_a_solved_task_is_a_plateau_not_a_lack_of_signal() -> None:
+    rising = [Point(step=i, reward=0.1 + 0.06 * i, signal_share=0.5) for i in range(15)]
+    solved = [Point(step=15 + i, reward=1.0, signal_share=0.0) for i in range(20)]
+    verdict = judge(rising + solved, RULE, warmup=0, budget=100)
+    assert (verdict.status, verdict.stop) == ("plateau", True)
+    patient = RULE.model_copy(update={"min_steps": 60})
+    assert judge(rising + solved, patient, warmup=0, budget=100).stop is False
+
+
 def test_nan_is_a_collapse() -> None:
     assert judge(points([0.1, math.nan]), RULE, warmup=0, budget=100).status == "collapsed"
 

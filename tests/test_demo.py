@@ -34,7 +34,7 @@ def test_demo_cut_short_killed_and_resumed(tmp_path: Path) -> None:
     lines = runs.metrics(run)
     assert [m["step"] for m in lines] == [0, 1, 2]
     assert all(m["sampler_gap_max"] < 1e-3 for m in lines), "sampler and trainer run the same model in fp32"
-    assert all(m["sync_modules"] == 210 for m in lines), "30 layers, 7 linear modules each"
+    assert all(m["sync_modules"] == 210 for m in lines if m["trained_tokens"]), "30 layers, 7 linear modules each"
     seen = [m["sync_smallest_visible_fault"] for m in lines if m["sync_smallest_visible_fault"] is not None]
     assert seen
     assert max(seen) < 0.1

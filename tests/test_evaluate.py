@@ -36,4 +36,5 @@ def test_best_is_by_lower_bound_not_by_peak() -> None:
 
     lucky, solid, later = evaluation(1, 0.9, 0.3), evaluation(2, 0.8, 0.1), evaluation(3, 0.8, 0.1)
     assert best([lucky, solid, later]) is later
+    assert best([evaluation(1, math.nan, 0.1), solid]) is solid
     assert best([]) is None

@@ -5,15 +5,9 @@ import random
 import time
 from pathlib import Path
 
-import pytest
 import runs
 
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("resume")
 
 
 def test_killed_at_random_moments_equals_left_alone(tiny_run, tmp_path: Path) -> None:
@@ -74,6 +68,26 @@ def test_a_changed_configuration_is_refused(tiny_run, tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "another configuration" in output
     assert "Traceback" not in output
+
+
+def test_edited_prompts_are_another_configuration(tiny_run, tmp_path: Path) -> None:
+    config = tiny_run("edited", steps=1)
+    runs.train(config)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"messages": [{"role": "user", "content": "new"}]}\n')
+    process = runs.start(config, "run.steps=2")
+    assert "another configuration" in process.communicate(timeout=120)[0]
+
+
+def test_two_trainers_in_one_directory_are_refused(tiny_run, tmp_path: Path) -> None:
+    config = tiny_run("twice", steps=50)
+    first = runs.start(config)
+    runs.wait_for_step(first, tmp_path / "twice", 1)
+    second = runs.start(config)
+    output, _ = second.communicate(timeout=120)
+    runs.kill(first)
+    assert second.returncode == 1
+    assert "another process is training in this directory" in output
 
 
 def test_a_damaged_checkpoint_is_refused(tiny_run, tmp_path: Path) -> None:

@@ -110,6 +110,25 @@ def test_a_dying_process_costs_only_the_sample(make, fatal: str) -> None:
     assert group.rewards[1].error
 
 
+def test_a_slow_start_after_a_failure_never_shifts_the_answers(make, tmp_path: Path) -> None:
+    """A child that loads too slowly leaves an answer unread; taken for the next one it would shift all scores."""
+    marker = tmp_path / "slow"
+    body = f"import os, time\nif os.path.exists({str(marker)!r}):\n    os.remove({str(marker)!r}); time.sleep(1.5)\n"
+    reward = make(body + per_sample("if text == 'die': os._exit(1)", "return float(text)"), timeout_s=1.0)
+    marker.touch()
+    score(reward, "die")
+    assert score(reward, "1", "2").values in ((), (2.0,), (1.0, 2.0))
+    for i in range(3):
+        assert score(reward, str(10 + i), str(20 + i)).values == (10.0 + i, 20.0 + i)
+
+
+def test_a_child_that_hangs_up_and_lives_on_does_not_hold_us(make) -> None:
+    reward = make(per_sample("os.closerange(3, 100)", "time.sleep(600)"), timeout_s=1.0)
+    started = time.monotonic()
+    assert score(reward, "a").values == ()
+    assert time.monotonic() - started < 30
+
+
 def test_prints_do_not_disturb_the_protocol(make, tmp_path: Path) -> None:
     group = score(make(per_sample("print('{\"ok\": [1]}' * 10000)", "return 0.5")), "a")
     assert group.values == (0.5,)

@@ -154,6 +154,13 @@ def test_without_vllm_the_rest_is_installed(setup_script, capsys: pytest.Capture
     assert "transformers will sample instead" in capsys.readouterr().out
 
 
+def test_another_device_gets_another_environment(setup_script) -> None:
+    setup_script.install("cpu")
+    setup_script.commands.clear()
+    setup_script.install("cuda")
+    assert setup_script.commands[0] == "virtual environment"
+
+
 def test_a_gpu_gets_the_cuda_build(setup_script) -> None:
     setup_script.install("cuda")
     assert "packages (CUDA)" in setup_script.commands
