@@ -100,7 +100,7 @@ def test_digest_ignores_where_and_how_long(write) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.toml")), ids=str)
 def test_shipped_files_load(path: Path) -> None:
-    load(path)
+    assert load(path).run.dir.parts[0] == "runs"
 
 
 # Adding a field is a decision: it goes here, into docs/configuration.md, and stays.
