@@ -1,5 +1,6 @@
-"""What a person sees while a run goes on. A terminal gets a live bar; a pipe gets one line per step."""
+"""What a person sees while a run goes on. A terminal gets a live bar; a pipe gets a line per step, dots in between."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from grpo.convergence import Verdict
 
+PULSE_SECONDS = 2.0
+"""A pipe gets a dot this often while nothing else is printed."""
+
 
 class Display:
     """Progress on one console; ``quiet`` (other ranks, tests) prints nothing."""
@@ -19,6 +23,7 @@ class Display:
         self.console = Console(quiet=True) if quiet else console or Console(soft_wrap=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._dots = False
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -30,21 +35,42 @@ class Display:
                 spinner.add_task(escape(text), total=None)
                 yield
         else:
-            self.console.print(f"{escape(text)} ...", highlight=False)
-            yield
-        self.console.print(f"{escape(text)}: {time.monotonic() - started:.1f} s", style="dim", highlight=False)
+            self._line(f"{escape(text)} ...")
+            with self._pulse():
+                yield
+        self._line(f"{escape(text)}: {time.monotonic() - started:.1f} s", style="dim")
 
     @contextmanager
     def training(self, done: int, budget: int) -> Iterator[None]:
         """The bar under which steps are reported."""
         if not self.console.is_terminal:
-            yield
+            with self._pulse():
+                yield
             return
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
         with Progress(*columns, TimeElapsedColumn(), console=self.console) as self._progress:
             self._task = self._progress.add_task("sampling", total=budget, completed=done)
             yield
         self._progress = self._task = None
+
+    @contextmanager
+    def _pulse(self) -> Iterator[None]:
+        """Dots from a thread of its own: the main one is busy computing or waiting."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(PULSE_SECONDS):
+                self._dots = True
+                self.console.print(".", end="")
+                self.console.file.flush()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def phase(self, text: str) -> None:
         """What the current step is doing; terminals only."""
@@ -55,16 +81,22 @@ class Display:
         """One finished step."""
         left = (budget - record["step"] - 1) * record["seconds"]
         heldout = f"  held-out {record['heldout_mean']:.3f}" if "heldout_mean" in record else ""
-        self.console.print(
+        self._line(
             f"step {record['step'] + 1:4d}  reward [bold]{record['critic_rewards_mean']:.3f}[/bold]"
             f" ± {record['reward_half_width']:.3f}  {record['tokens_per_second']:5.0f} tok/s"
             f"  gap {record['sampler_gap_mean']:.0e}  zero-variance {record['zero_variance_share']:3.0%}"
-            f"  {record['seconds']:4.1f} s  at most {left / 60:.0f} min left{heldout}  {escape(verdict.status)}",
-            highlight=False,
+            f"  {record['seconds']:4.1f} s  at most {left / 60:.0f} min left{heldout}  {escape(verdict.status)}"
         )
         if self._progress and self._task is not None:
             self._progress.update(self._task, completed=record["step"] + 1, description=escape(verdict.reason))
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        self.console.print(escape(text), style="yellow", highlight=False)
+        self._line(escape(text), style="yellow")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        """A line of its own, also after dots."""
+        if self._dots:
+            self._dots = False
+            self.console.print()
+        self.console.print(text, style=style, highlight=False)
