@@ -17,6 +17,7 @@ ORDER = [
     "doctor",
     "prompts",
     "advantages",
+    "flatness",
     "convergence",
     "batch",
     "loss",
@@ -54,7 +55,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "matplotlib": {"plot"},
     "httpx": {"engine", "vllm_sampler"},
-    "scipy": {"convergence"},
+    "scipy": {"flatness"},
 }
 LIGHT = [
     "errors",
@@ -63,6 +64,7 @@ LIGHT = [
     "doctor",
     "prompts",
     "advantages",
+    "flatness",
     "convergence",
     "engine",
     "rewards",
