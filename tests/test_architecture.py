@@ -17,7 +17,6 @@ ORDER = [
     "doctor",
     "prompts",
     "advantages",
-    "flatness",
     "convergence",
     "batch",
     "loss",
@@ -55,7 +54,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "matplotlib": {"plot"},
     "httpx": {"engine", "vllm_sampler"},
-    "scipy": {"flatness"},
+    "scipy": {"convergence"},
 }
 LIGHT = [
     "errors",
@@ -64,7 +63,6 @@ LIGHT = [
     "doctor",
     "prompts",
     "advantages",
-    "flatness",
     "convergence",
     "engine",
     "rewards",
