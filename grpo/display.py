@@ -24,6 +24,8 @@ class Display:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._dots = False
+        self._turn = threading.Lock()
+        """A line and a dot never mix."""
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -60,9 +62,10 @@ class Display:
 
         def beat() -> None:
             while not over.wait(PULSE_SECONDS):
-                self._dots = True
-                self.console.print(".", end="")
-                self.console.file.flush()
+                with self._turn:
+                    self._dots = True
+                    self.console.print(".", end="")
+                    self.console.file.flush()
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -96,7 +99,8 @@ class Display:
 
     def _line(self, text: str, style: str | None = None) -> None:
         """A line of its own, also after dots."""
-        if self._dots:
-            self._dots = False
-            self.console.print()
-        self.console.print(text, style=style, highlight=False)
+        with self._turn:
+            if self._dots:
+                self._dots = False
+                self.console.print()
+            self.console.print(text, style=style, highlight=False)

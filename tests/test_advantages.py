@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grpo.advantages import assign, has_no_signal, normalise
+from grpo.advantages import EPSILON, assign, has_no_signal, normalise
 from grpo.types import Completion, Group, Prompt, Reward
 
 
@@ -19,7 +19,10 @@ def group(*rewards: float | None) -> Group:
 
 def test_std_by_hand() -> None:
     # mean 0.25; squared deviations 3 * 0.0625 + 0.5625 = 0.75; / 3 = 0.25; std 0.5
-    assert normalise([0, 0, 0, 1], "std") == pytest.approx([-0.5, -0.5, -0.5, 1.5], abs=5e-6)
+    std = 0.5 + EPSILON
+    assert normalise([0, 0, 0, 1], "std") == pytest.approx(
+        [-0.25 / std, -0.25 / std, -0.25 / std, 0.75 / std], rel=1e-12
+    )
 
 
 def test_none_only_centres() -> None:
@@ -38,7 +41,9 @@ def test_equal_rewards_whose_float_std_is_not_zero_are_still_no_signal() -> None
 
 
 def test_large_offset_keeps_precision() -> None:
-    assert normalise([1e6, 1e6 + 1], "std") == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
+    # deviations -0.5 and 0.5 exactly; std sqrt(0.5)
+    half = 0.5 / (math.sqrt(0.5) + EPSILON)
+    assert normalise([1e6, 1e6 + 1], "std") == pytest.approx([-half, half], rel=1e-12)
 
 
 def test_failed_reward_is_excluded_not_zero() -> None:

@@ -66,13 +66,13 @@ def test_gap_metrics() -> None:
     inputs = LossInputs(
         logprobs=torch.zeros(2),
         old_logprobs=torch.zeros(2),
-        sampler_logprobs=torch.tensor([0.1, -0.3]),
+        sampler_logprobs=torch.tensor([0.1, -0.3], dtype=torch.float64),
         reference_logprobs=None,
         advantages=torch.ones(2),
     )
     sums = policy_loss(inputs, **SETTINGS)
-    assert sums.gap.item() == pytest.approx(0.4, abs=1e-6)
-    assert sums.gap_max.item() == pytest.approx(0.3, abs=1e-6)
+    assert sums.gap.item() == pytest.approx(0.4, abs=1e-12)
+    assert sums.gap_max.item() == pytest.approx(0.3, abs=1e-12)
 
 
 def test_gradient_float64() -> None:
