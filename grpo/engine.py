@@ -29,6 +29,10 @@ class EngineDown(Exception):
     """The engine did not answer: dead, hung past its time-out, or a server error. The caller may restart it."""
 
 
+HOST_MEMORY_SHARE = 0.6
+"""Of the machine's memory, on a CPU; the trainer needs the rest."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What decides an engine's command line."""
@@ -110,6 +114,12 @@ def environment(options: EngineOptions) -> dict[str, str]:
     return env
 
 
+def memory_limit(options: EngineOptions) -> int:
+    """Bytes of data each engine process may have; 0, no limit, with a GPU, whose driver maps memory of its own."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(HOST_MEMORY_SHARE * physical) if options.device == "cpu" else 0
+
+
 def scratch_directory(needed: int) -> Path:
     """A private directory (0700) for one engine process: its socket and ``needed`` bytes of weights.
 
@@ -135,7 +145,13 @@ class Engine:
     def start(self) -> None:
         """Launch and wait until healthy. Raises EngineError with the end of the log when it does not come up."""
         host = Path(engine_host.__file__)
-        words = [sys.executable, str(host), str(self.scratch), *command(self.options, self.socket)]
+        words = [
+            sys.executable,
+            str(host),
+            str(self.scratch),
+            str(memory_limit(self.options)),
+            *command(self.options, self.socket),
+        ]
         with self.log.open("ab") as log:
             self._host = subprocess.Popen(
                 words,

@@ -1,14 +1,16 @@
 """The process between us and the engine: owns its process tree and ends it when we are gone, however we went.
 
-    python engine_host.py SCRATCH_DIR COMMAND...
+    python engine_host.py SCRATCH_DIR MEMORY_BYTES COMMAND...
 
 Reads its standard input until end of file, which comes when the parent closes the pipe or dies (``kill -9`` included).
-Then, or when the engine itself exits, it kills every descendant and removes SCRATCH_DIR. Standard library only: it
-runs by path, without importing the package. Touches: processes, disk.
+Then, or when the engine itself exits, it kills every descendant and removes SCRATCH_DIR. MEMORY_BYTES limits the data
+of each process below (0: no limit): an engine that leaks dies and is restarted, instead of taking the machine with it.
+Standard library only: it runs by path, without importing the package. Touches: processes, disk.
 """
 
 import ctypes
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -79,7 +81,9 @@ def _wait_for_end_of_input(ended: threading.Event) -> None:
 
 
 def main() -> int:
-    scratch, command = Path(sys.argv[1]), sys.argv[2:]
+    scratch, memory, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # inherited by every process below
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     orphaned = threading.Event()
     threading.Thread(target=_wait_for_end_of_input, args=(orphaned,), daemon=True).start()

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-import runs
-from conftest import DEMO_MODEL
 
 from grpo import engine
+
+import runs
+from conftest import DEMO_MODEL
 
 pytestmark = [
     pytest.mark.engine,

@@ -10,17 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-import runs
 import torch
-from conftest import make_tiny_model
 
-from grpo import engine
+from grpo import engine, engine_host
 from grpo.config import Lora, load
 from grpo.hf_sampler import TransformersSampler
 from grpo.policy import Policy
 from grpo.rollout import Sampling
 from grpo.sync import SyncProof
 from grpo.vllm_sampler import VllmSampler
+
+import runs
+from conftest import make_tiny_model
 
 pytestmark = [
     pytest.mark.engine,
@@ -47,6 +48,7 @@ def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run
     sampler = open_sampler(tiny_model, tmp_path, tiny_run)
     try:
         _listens_privately(sampler)
+        _is_capped(sampler)
         _proves_its_sync(sampler)
         _returns_what_it_sampled(sampler)
         _survives_death_and_hanging(sampler)
@@ -55,6 +57,31 @@ def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run
         sampler.close()
     assert not scratch.exists()
     assert runs.alive(str(scratch)) == []
+
+
+def _is_capped(sampler: VllmSampler) -> None:
+    """Every process of the engine, by what the kernel says: RLIMIT_DATA at 60 % of the machine's memory."""
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    assert sampler.engine.pid is not None
+    processes = engine_host.descendants(sampler.engine.pid)
+    assert len(processes) >= 2  # the server and its core
+    for pid in processes:
+        (line,) = [x for x in Path(f"/proc/{pid}/limits").read_text().splitlines() if x.startswith("Max data size")]
+        assert int(line.split()[3]) == pytest.approx(0.6 * memory, rel=0.01)
+
+
+@pytest.mark.parametrize(("mib", "fails"), [(2048, True), (100, False)])
+def test_an_engine_that_leaks_dies_alone(mib: int, fails: bool, tmp_path: Path) -> None:
+    """Under the same host, with a limit of 1 GiB: a child that takes 2 GiB, and one that stays below."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    leak = [sys.executable, "-c", f"bytearray({mib} * 2**20)"]
+    host = [sys.executable, engine_host.__file__, str(scratch), str(2**30), *leak]
+    with subprocess.Popen(host, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.wait(timeout=60) == int(fails)
+        assert process.stderr is not None
+        assert ("MemoryError" in process.stderr.read()) is fails
+    assert not scratch.exists()
 
 
 def _listens_privately(sampler: VllmSampler) -> None:

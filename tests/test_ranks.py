@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
 from safetensors.numpy import load_file
+
+import runs
 
 
 def test_two_ranks_equal_one(tiny_run, tmp_path: Path) -> None:
