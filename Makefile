@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test check format clean
+.PHONY: help setup system demo test check bench-convergence format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -24,6 +24,9 @@ check: system setup  ## format, lint, types, tests
 	@$(VENV)/ruff check .
 	@$(VENV)/mypy
 	@$(VENV)/python -m pytest
+
+bench-convergence: setup  ## the stop rule's errors and delay on 14 families of curves; about ten minutes
+	@$(VENV)/python benchmarks/convergence/run.py
 
 format: setup  ## rewrite the sources in the project's format
 	@$(VENV)/ruff format .

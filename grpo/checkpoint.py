@@ -3,6 +3,7 @@
     checkpoints/step_000010/
         adapter_model.safetensors, adapter_config.json   the adapter, in PEFT's format
         trainer.safetensors                              Adam's moments, and the adapter under the trainer's names
+        history.json                                     what the stop rule has seen: its whole state
         manifest.json                                    step, digests of all files; written last
 
 A directory is filled under a temporary name, synced and renamed; one without a valid manifest does not count. All
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grpo.errors import CheckpointError
+from grpo.points import Point, dump, parse
 from grpo.policy import Policy
 from grpo.runlog import sync_directory, write_atomic
 from grpo.update import Updater
 
 ADAPTER, OPTIMIZER = "adapter/", "optimizer/"
+HISTORY = "history.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.directory / f"step_{step:06d}"
 
-    def save(self, step: int, policy: Policy, updater: Updater) -> Checkpoint:
+    def save(self, step: int, policy: Policy, updater: Updater, points: Seq[Point]) -> Checkpoint:
         """Write the state after ``step`` updates. It appears whole, or not at all. Raises CheckpointError."""
         partial = self.path(step).with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -64,6 +68,7 @@ class Checkpoints:
                 f"{partial}: cannot be written: {error}. Free some space; the same command goes on from the last "
                 "complete step"
             ) from None
+        (partial / HISTORY).write_text(json.dumps([dump(point) for point in points]) + "\n")
         files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         manifest = {"format": 1, "step": step, "policy": policy.digest(), "files": files}
         for name in files:
@@ -107,6 +112,14 @@ def restore(checkpoint: Checkpoint, policy: Policy, updater: Updater | None) -> 
     policy.load_adapter_state(_part(state, ADAPTER))
     if updater is not None:
         updater.load_optimizer_state(_part(state, OPTIMIZER))
+
+
+def history(checkpoint: Checkpoint) -> list[Point]:
+    """The points of all steps before a checkpoint that ``verify`` accepted. Raises CheckpointError."""
+    try:
+        return [parse(values) for values in json.loads((checkpoint.path / HISTORY).read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its {HISTORY} cannot be read ({error})") from None
 
 
 def verify(checkpoint: Checkpoint) -> dict[str, Any]:

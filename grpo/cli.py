@@ -15,7 +15,7 @@ from rich.table import Table
 
 from grpo import doctor as diagnosis
 from grpo import engine, offline
-from grpo.config import Config
+from grpo.config import Config, Convergence
 from grpo.config import load as load_config
 from grpo.errors import INTERRUPTED, ConfigError, GrpoError, explain
 
@@ -102,6 +102,46 @@ def plot(
 
 
 @app.command()
+def converge(
+    file: Annotated[Path, typer.Argument(help="A run, metrics.jsonl, trainer_state.json, TensorBoard events, or CSV.")],
+    metric: Annotated[str | None, typer.Option(help="The series; default: the format's usual reward.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Smallest gain over the horizon worth going on for.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Bound on the chance of stopping too early.")] = None,
+    horizon: Annotated[int | None, typer.Option(help="Steps over which the gain counts.")] = None,
+    ceiling: Annotated[float | None, typer.Option(help="Highest reward possible.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture; default: convergence.png beside FILE.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where the stop rule would have ended a finished run, what that gives up, what it saves.
+
+    Settings that are not given are those of the run, or the defaults for a curve from elsewhere.
+    """
+    from grpo.replay import replay
+    from grpo.streams import read_evaluations, read_stream
+
+    points = read_stream(file, metric)
+    own = run_config(file) if (file / "config.json").is_file() else None
+    evaluations = read_evaluations(file, own.evaluate.every) if own else []
+    given = {"delta": delta, "alpha": alpha, "horizon": horizon, "ceiling": ceiling}
+    rule = stop_rule(own.convergence if own else Convergence(), given)
+    warmup = own.update.warmup_steps if own else 0
+    result = replay(points, rule, warmup=warmup, evaluations=evaluations)
+    if out or not as_json:
+        from grpo.plot import save_replay
+
+        out = out or (file if file.is_dir() else file.parent) / "convergence.png"
+        save_replay(points, result, str(file), out)
+    if as_json:
+        print(json.dumps(result.as_json()))
+        return
+    print(f"{result.verdict.status}: {result.verdict.reason}")
+    if result.stop_step is not None:
+        print(f"stop after step {result.stop_step} of {points[-1].step + 1}, {result.saved:.0%} of the steps saved")
+        print(f"reward there {result.reward_at_stop:.4f}, at the end {result.final_reward:.4f}")
+    print(f"picture {out}")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """What this machine has, what it lacks, what to do."""
     findings = diagnosis.examine()
@@ -117,6 +157,15 @@ def doctor(as_json: AsJson = False) -> None:
         table.add_row(mark, f.name, escape(f.found), escape(f.advice))
     Console().print(table)
     raise typer.Exit(int(failed))
+
+
+def stop_rule(settings: Convergence, given: dict[str, float | None]) -> Convergence:
+    """The rule's settings with what the command line says otherwise. Raises ConfigError."""
+    overrides = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Convergence.model_validate(settings.model_dump() | overrides)
+    except ValueError as error:
+        raise ConfigError(f"--{', --'.join(overrides)}: {error}") from None
 
 
 def run_config(run: Path) -> Config:

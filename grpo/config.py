@@ -14,6 +14,7 @@ from grpo.errors import ConfigError
 OPERATIONAL = (
     ("run", "dir"),
     ("run", "keep_checkpoints"),
+    ("run", "keep_every"),
     ("reward", "timeout_s"),
     ("reward", "memory_gib"),
     ("rollout", "timeout_s"),
@@ -41,6 +42,8 @@ class Run(Section):
     """Seeds prompt order, adapter initialisation and sampling."""
     keep_checkpoints: int = Field(3, ge=1)
     """Evaluated checkpoints kept beside the best and the newest one."""
+    keep_every: int = Field(0, ge=0)
+    """Checkpoints of every so many steps are kept as well; 0: none."""
 
 
 class Model(Section):
@@ -141,6 +144,8 @@ class Convergence(Section):
     horizon: int = Field(20, ge=1)
     min_steps: int = Field(20, ge=1)
     """No stop before this step, warm-up included."""
+    ceiling: float | None = None
+    """Highest reward possible, where there is one: a level close to it leaves little to gain."""
     stop: bool = True
     """False: verdicts are computed and logged, the budget ends the run."""
 

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from grpo.convergence import Verdict
+from grpo.config import Convergence
+from grpo.convergence import Look, Verdict
+from grpo.outlook import Outlook
 
 PULSE_SECONDS = 2.0
 """A pipe gets a dot this often while nothing else is printed."""
@@ -92,6 +94,17 @@ class Display:
         )
         if self._progress and self._task is not None:
             self._progress.update(self._task, completed=record["step"] + 1, description=escape(verdict.reason))
+
+    def look(self, look: Look, outlook: Outlook, rule: Convergence) -> None:
+        """One look of the stop rule, with its numbers."""
+        bound = "not yet known" if look.bound is None else f"at most {look.bound:.3f} by the last {look.window} steps"
+        text = f"      gain over the next {rule.horizon} steps {bound}; alpha spent {look.alpha_spent:.3f}"
+        if outlook.stop_steps and outlook.stop_rewards and not look.flat:
+            (first, middle, last), (low, level, high) = outlook.stop_steps, outlook.stop_rewards
+            text += (
+                f"; forecast: flat by step {middle} ({first} to {last}), reward {level:.2f} ({low:.2f} to {high:.2f})"
+            )
+        self._line(text, style="dim")
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -7,26 +7,28 @@ Left out on purpose: a value network, a reward model, a replay buffer, an explor
 """
 
 import time
+from collections.abc import Sequence as Seq
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs
 
-from grpo import advantages, prompts
-from grpo.checkpoint import restore
+from grpo import advantages, prompts, selection
+from grpo.checkpoint import history, restore
 from grpo.config import Config
-from grpo.convergence import Point, Verdict, judge
+from grpo.convergence import Verdict, judge
 from grpo.display import Display
 from grpo.errors import CheckpointError, RewardError
-from grpo.evaluate import best, evaluate
-from grpo.metrics import count_tokens, describe, point
+from grpo.evaluate import evaluate
+from grpo.metrics import count_tokens, describe, describe_heldout, describe_sync
 from grpo.outcome import Outcome, conclude, finished
+from grpo.outlook import forecast_of, resolution
+from grpo.points import Point, of_record
 from grpo.resources import Main, Resources, open_resources
 from grpo.rollout import Delivery, Sampling, collect
-from grpo.runlog import read_lines
+from grpo.runlog import RunLog
 from grpo.sync import Agreement
 from grpo.types import Evaluation, Group
 
@@ -38,8 +40,7 @@ UNCHANGED = (Delivery(seconds=0.0, modules=0, survived=None), Agreement(residual
 def train(resources: Resources) -> Verdict:
     """Run until the verdict says stop. Every rank calls it."""
     config, display = resources.config, resources.display
-    points = resume(resources)
-    verdict = verdict_of(points, config)
+    points, verdict = resources.share(resume(resources))
     with display.training(len(points), config.run.steps):
         while not verdict.stop:
             started, step = time.monotonic(), len(points)
@@ -48,56 +49,40 @@ def train(resources: Resources) -> Verdict:
             display.phase("updating the policy")
             sequences = advantages.assign(groups, config.update.advantage_scale, keep_all=config.update.kl_coef > 0)
             stats = resources.updater.step(sequences, count_tokens(groups), step)
-            updated = time.monotonic() - started - sampled
-            points.append(point(groups, step))
-            verdict = verdict_of(points, config)
-            if resources.main:
-                changed = stats.trained_tokens > 0
-                delivery, agreement = deliver(resources, resources.main, step + 1) if changed else UNCHANGED
-                heldout = evaluate_heldout(resources, resources.main, step + 1, last=verdict.stop)
-                record = describe(step, groups, stats, delivery, agreement, heldout)
-                record |= {"seconds_sampling": sampled, "seconds_update": updated, "status": verdict.status}
-                record["seconds"] = time.monotonic() - started
-                record["tokens_per_second"] = count_tokens(groups) / record["seconds"]
-                commit(resources, resources.main, record, verdict)
-            resources.accelerator.wait_for_everyone()
+            record = describe(step, groups, stats)
+            points.append(of_record(record))
+            record |= {"seconds_sampling": sampled, "seconds_update": time.monotonic() - started - sampled}
+            verdict = resources.share(close_step(resources, points, record, started))
     return verdict
 
 
-def verdict_of(points: list[Point], config: Config) -> Verdict:
-    """The stop rule on the run so far."""
-    return judge(points, config.convergence, warmup=config.update.warmup_steps, budget=config.run.steps)
+def verdict_of(points: Seq[Point], evaluations: Seq[Evaluation], config: Config) -> Verdict:
+    """The stop rule on the run so far. The evaluation that a stop itself causes is not part of it."""
+    regular = [e for e in evaluations if e.step % config.evaluate.every == 0]
+    return judge(points, regular, config.convergence, warmup=config.update.warmup_steps, budget=config.run.steps)
 
 
-def history(run: Path) -> list[Point]:
-    """What the stop rule sees of the steps in a run directory."""
-    return [
-        Point(step=m["step"], reward=m["critic_rewards_mean"], signal_share=1 - m["zero_variance_share"])
-        for m in read_lines(run / "metrics.jsonl")
-    ]
-
-
-def resume(resources: Resources) -> list[Point]:
+def resume(resources: Resources) -> tuple[list[Point], Verdict] | None:
     """Go on from the last complete step: weights, optimizer, history; the sampler gets the weights."""
-    config = resources.config
+    config, main = resources.config, resources.main
     newest = resources.checkpoints.newest()
     if newest:
         restore(newest, resources.policy, resources.updater)
-    points: list[Point] = []
-    if resources.main:
-        done = newest.step if newest else 0
-        log = resources.main.log
-        log.rewind(done)
-        (config.run.dir / "result.json").unlink(missing_ok=True)
-        points = history(config.run.dir)
-        if len(points) != done:
-            raise CheckpointError(f"{log.metrics_path} has {len(points)} of the {done} steps the checkpoint contains")
-        log.event("resume" if newest else "start", step=done, sampler=resources.main.sampler.name)
-        resources.display.note(f"resuming after step {done}") if newest else None
-        deliver(resources, resources.main, done)
-        evaluate_heldout(resources, resources.main, done, last=False)
-    shared: list[list[Point]] = broadcast_object_list([points])
-    return shared[0]
+    if main is None:
+        return None
+    done = newest.step if newest else 0
+    main.log.rewind(done)
+    (config.run.dir / "result.json").unlink(missing_ok=True)
+    points = history(newest) if newest else []
+    if not len(points) == len(main.log.metrics()) == done:
+        raise CheckpointError(f"{main.log.metrics_path} does not have the {done} steps the checkpoint contains")
+    main.log.event("resume" if newest else "start", step=done, sampler=main.sampler.name)
+    resources.display.note(
+        f"resuming after step {done}" if newest else resolution(config, len(resources.splits.heldout))
+    )
+    deliver(resources, main, done)
+    evaluate_heldout(resources, main, done, last=False)
+    return points, verdict_of(points, main.log.evaluations(), config)
 
 
 def rollouts(resources: Resources, step: int) -> list[Group] | None:
@@ -158,18 +143,54 @@ def evaluate_heldout(resources: Resources, main: Main, done: int, last: bool) ->
     return heldout
 
 
-def commit(resources: Resources, main: Main, record: dict[str, Any], verdict: Verdict) -> None:
+def close_step(resources: Resources, points: list[Point], record: dict[str, Any], started: float) -> Verdict | None:
+    """Sync, evaluate, judge, and make the step durable; None on other ranks."""
+    main = resources.main
+    if main is None:
+        return None
+    done = len(points)
+    changed = record["trained_tokens"] > 0
+    record |= describe_sync(*(deliver(resources, main, done) if changed else UNCHANGED))
+    heldout = evaluate_heldout(resources, main, done, last=False)
+    verdict = verdict_of(points, main.log.evaluations(), resources.config)
+    heldout = heldout or evaluate_heldout(resources, main, done, last=verdict.stop)
+    record |= describe_heldout(heldout) if heldout else {}
+    seconds = time.monotonic() - started
+    record |= {"status": verdict.status, "seconds": seconds}
+    record["tokens_per_second"] = record["response_length_mean"] * record["scored_completions"] / seconds
+    commit(resources, main, points, record, verdict)
+    return verdict
+
+
+def commit(resources: Resources, main: Main, points: list[Point], record: dict[str, Any], verdict: Verdict) -> None:
     """Make the step durable: its metrics first, then the checkpoint that confirms them."""
+    config, done = resources.config, len(points)
     main.log.metric(record)
-    done = record["step"] + 1
+    resources.display.step(record, verdict, config.run.steps)
     if verdict.look and verdict.look.step == done:
-        main.log.event("look", **asdict(verdict.look), status=verdict.status, reason=verdict.reason)
-    resources.checkpoints.save(done, resources.policy, resources.updater)
+        outlook = forecast_of(points, config)
+        main.log.event("look", **asdict(verdict.look), status=verdict.status, reason=verdict.reason, **asdict(outlook))
+        resources.display.look(verdict.look, outlook, config.convergence)
+    resources.checkpoints.save(done, resources.policy, resources.updater, points)
+    resources.checkpoints.prune(worth_keeping(resources, main, points))
+
+
+def worth_keeping(resources: Resources, main: Main, points: list[Point]) -> set[int]:
+    """Checkpoints that may be returned, and those the configuration asks for."""
+    config = resources.config.run
+    at_hand = [checkpoint.step for checkpoint in resources.checkpoints.list()]
     evaluations = main.log.evaluations()
-    recent = {e.step for e in evaluations[-resources.config.run.keep_checkpoints :]}
-    chosen = best(evaluations)
-    resources.checkpoints.prune(recent | ({chosen.step} if chosen else set()))
-    resources.display.step(record, verdict, resources.config.run.steps)
+    wanted = {e.step for e in evaluations[-config.keep_checkpoints :]}
+    wanted |= {step for step in at_hand if config.keep_every and step % config.keep_every == 0}
+    chosen = selection.choose(at_hand, points, evaluations) if evaluations else None
+    return wanted | ({chosen} if chosen is not None else selection.keep(points, at_hand))
+
+
+def ended(config: Config) -> bool:
+    """Whether the run in the directory is over by its own record, if there is one."""
+    log = RunLog(config.run.dir)
+    points = [of_record(record) for record in log.metrics()]
+    return verdict_of(points, log.evaluations(), config).stop
 
 
 def run(settings: Config, display: Display) -> Outcome | None:
@@ -178,7 +199,7 @@ def run(settings: Config, display: Display) -> Outcome | None:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
     if not accelerator.is_main_process:
         display = Display(quiet=True)
-    if verdict_of(history(settings.run.dir), settings).stop and (outcome := finished(settings, display.console)):
+    if ended(settings) and (outcome := finished(settings, display.console)):
         return outcome
     started = time.monotonic()
     with open_resources(settings, accelerator, display) as resources:

@@ -5,18 +5,10 @@ from typing import Any
 import numpy as np
 
 from grpo import advantages
-from grpo.convergence import Point
 from grpo.rollout import Delivery
 from grpo.sync import Agreement
 from grpo.types import Evaluation, Group
 from grpo.update import UpdateStats
-
-
-def point(groups: list[Group], step: int) -> Point:
-    """What the stop rule sees of a step."""
-    values = [value for group in groups for value in group.values]
-    silent = sum(advantages.has_no_signal(group) for group in groups)
-    return Point(step=step, reward=float(np.mean(values)), signal_share=1 - silent / len(groups))
 
 
 def count_tokens(groups: list[Group]) -> int:
@@ -29,22 +21,17 @@ def count_tokens(groups: list[Group]) -> int:
     )
 
 
-def describe(
-    step: int,
-    groups: list[Group],
-    stats: UpdateStats,
-    delivery: Delivery,
-    agreement: Agreement,
-    heldout: Evaluation | None,
-) -> dict[str, Any]:
-    """One line of metrics.jsonl: Bedrock's names first, then ours (docs/metrics.md)."""
+def describe(step: int, groups: list[Group], stats: UpdateStats) -> dict[str, Any]:
+    """A line of metrics.jsonl: Bedrock's names first, then ours (docs/metrics.md)."""
     values = [value for group in groups for value in group.values]
     completions = [c for group in groups for c in group.completions]
     lengths = [len(c.token_ids) for c in completions]
-    means = [np.mean(group.values) for group in groups if group.values]
+    scored = [group for group in groups if group.values]
+    means = [float(np.mean(group.values)) for group in scored]
+    failed = sum(r.value is None for group in groups for r in group.rewards)
     spread = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
     adv = [a for group in groups for a in advantages.normalise(group.values, "std")]
-    record: dict[str, Any] = {
+    return {
         "step": step,
         "critic_rewards_mean": float(np.mean(values)),
         "actor_pg_loss": stats.pg_loss,
@@ -53,7 +40,11 @@ def describe(
         "critic_advantages_mean": float(np.mean(adv)),
         "response_length_mean": float(np.mean(lengths)),
         "reward_half_width": 1.96 * spread,
-        "reward_errors": sum(r.value is None for group in groups for r in group.rewards),
+        "reward_lowest": min(values),
+        "reward_highest": max(values),
+        "reward_errors": failed,
+        "reward_error_share": failed / len(completions),
+        "scored_completions": len(values),
         "truncated_share": sum(c.finish_reason == "length" for c in completions) / len(completions),
         "zero_variance_share": sum(advantages.has_no_signal(group) for group in groups) / len(groups),
         "clip_share": stats.clip_share,
@@ -62,6 +53,14 @@ def describe(
         "trained_tokens": stats.trained_tokens,
         "sampler_gap_mean": stats.gap_mean,
         "sampler_gap_max": stats.gap_max,
+        "prompts": [group.prompt.index for group in scored],
+        "prompt_rewards": means,
+    }
+
+
+def describe_sync(delivery: Delivery, agreement: Agreement) -> dict[str, Any]:
+    """How the update reached the sampler."""
+    return {
         "sync_seconds": delivery.seconds,
         "sync_modules": delivery.modules,
         "sync_survived": delivery.survived,
@@ -69,6 +68,8 @@ def describe(
         "sync_change": agreement.change,
         "sync_smallest_visible_fault": agreement.visible,
     }
-    if heldout:
-        record |= {f"heldout_{name}": getattr(heldout, name) for name in ("mean", "low", "high", "n")}
-    return record
+
+
+def describe_heldout(heldout: Evaluation) -> dict[str, Any]:
+    """The evaluation that followed the step."""
+    return {f"heldout_{name}": getattr(heldout, name) for name in ("mean", "low", "high", "n")}

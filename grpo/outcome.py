@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grpo import selection
 from grpo.checkpoint import Checkpoint, restore
 from grpo.config import Config
 from grpo.convergence import Verdict
 from grpo.errors import printable
-from grpo.evaluate import best, evaluate
+from grpo.evaluate import evaluate
 from grpo.plot import save_curve
+from grpo.points import of_record
 from grpo.resources import Main, Resources
 from grpo.rollout import Sampling
 from grpo.runlog import RunLog, write_atomic
@@ -87,10 +89,11 @@ def conclude(resources: Resources, verdict: Verdict, started: float) -> Outcome:
 
 
 def choose(resources: Resources, main: Main) -> Checkpoint | None:
-    """The checkpoint with the best lower bound on the held-out prompts, else the newest; None before any update."""
+    """The checkpoint with the best lower bound on the reward; None before any update."""
     at_hand = {checkpoint.step: checkpoint for checkpoint in resources.checkpoints.list()}
-    evaluated = best([e for e in main.log.evaluations() if e.step in at_hand])
-    return at_hand[evaluated.step] if evaluated else resources.checkpoints.newest()
+    points = [of_record(record) for record in main.log.metrics()]
+    step = selection.choose(at_hand, points, main.log.evaluations())
+    return at_hand[step] if step is not None else None
 
 
 def test(resources: Resources, main: Main, checkpoint: Checkpoint | None) -> tuple[Evaluation | None, list[Group]]:

@@ -1,12 +1,17 @@
-"""A picture of a run: reward with its band, held-out evaluations. Touches: disk."""
+"""Pictures of a run: reward with its band, held-out evaluations. Touches: disk."""
 
+from collections.abc import Sequence as Seq
 from pathlib import Path
 
 from grpo.errors import DataError
+from grpo.points import Point
+from grpo.replay import Replay
 from grpo.runlog import RunLog
 
 SMOOTH = 5
 """Steps of the running mean drawn over the points."""
+FLOOR = 1e-4
+"""Gain bounds below this, negative ones too, are drawn here."""
 
 
 def save_curve(run: Path, target: Path) -> None:
@@ -44,6 +49,32 @@ def save_curve(run: Path, target: Path) -> None:
     axes.set(xlabel="step", ylabel="reward", title=f"{run}: {metrics[-1]['status']} at step {steps[-1]}")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right")
+    figure.savefig(target)
+
+
+def save_replay(points: Seq[Point], result: Replay, title: str, target: Path) -> None:
+    """Draw a curve, the rule's gain bound at every look, and where it would have stopped."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), dpi=150, layout="constrained")
+    curve, bounds = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    steps, rewards = [p.step + 1 for p in points], [p.reward for p in points]
+    curve.plot(steps, rewards, ".", color="tab:blue", ms=3, alpha=0.6, label="reward")
+    curve.plot(steps, _running_mean(rewards), color="tab:blue", lw=1.8, label=f"mean of {SMOOTH} steps")
+    curve.set(ylabel="reward", title=f"{title}: {result.verdict.status}")
+    known = [look for look in result.looks if look.bound is not None]
+    bounds.semilogy(
+        [k.step for k in known], [max(k.bound or 0.0, FLOOR) for k in known], "o-", ms=3, color="tab:orange"
+    )
+    bounds.set(xlabel="step", ylabel="gain at most")
+    for axes in (curve, bounds):
+        axes.grid(alpha=0.25)
+        if result.stop_step is not None:
+            axes.axvline(result.stop_step, color="tab:red", lw=1.2, label=f"stop after step {result.stop_step}")
+    curve.legend(loc="lower right")
     figure.savefig(target)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,9 +24,11 @@ from grpo.rewards import RewardFunction
 from grpo.rollout import Sampler
 from grpo.runlog import RunLog
 from grpo.sync import SyncProof
-from grpo.types import Group, Prompt
+from grpo.types import Prompt
 from grpo.update import Updater
 from grpo.vllm_sampler import VllmSampler
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,12 @@ class Resources:
     splits: Splits
     main: Main | None
 
-    def share(self, groups: list[Group] | None) -> list[Group]:
-        """The main rank's groups, on every rank."""
+    def share(self, value: Shared | None) -> Shared:
+        """The main rank's value, on every rank."""
         if self.accelerator.num_processes > 1:
-            (groups,) = broadcast_object_list([groups])
-        assert groups is not None
-        return groups
+            (value,) = broadcast_object_list([value])
+        assert value is not None
+        return value
 
 
 def compute_dtype(config: Config, device: torch.device) -> str:

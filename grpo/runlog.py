@@ -96,8 +96,7 @@ class RunLog:
 
     def evaluations(self) -> list[Evaluation]:
         """All held-out evaluations, oldest first."""
-        records = read_lines(self.evaluations_path)
-        return [Evaluation(**(record | {"prompt_means": tuple(record["prompt_means"])})) for record in records]
+        return [parse_evaluation(record) for record in read_lines(self.evaluations_path)]
 
     def rewind(self, steps: int) -> None:
         """Forget what the checkpoint after ``steps`` steps does not confirm; repeating it gives it again.
@@ -149,6 +148,11 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             continue  # empty, or the line that a crash cut
+
+
+def parse_evaluation(record: dict[str, Any]) -> Evaluation:
+    """A line of evaluations.jsonl."""
+    return Evaluation(**(record | {"prompt_means": tuple(record["prompt_means"])}))
 
 
 def _dump(group: Group) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def steps_done(run: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def wait_for_step(process: subprocess.Popen[str], run: Path, step: int, timeout: float = 240) -> None:
+def wait_for_step(process: subprocess.Popen[str], run: Path, step: int, timeout: float = 600) -> None:
     deadline = time.monotonic() + timeout
     while steps_done(run) < step:
         assert process.poll() is None, process.communicate()[0]

@@ -110,6 +110,7 @@ FIELDS = [
     "run.steps",
     "run.seed",
     "run.keep_checkpoints",
+    "run.keep_every",
     "model",
     "model.path",
     "model.dtype",
@@ -160,6 +161,7 @@ FIELDS = [
     "convergence.alpha",
     "convergence.horizon",
     "convergence.min_steps",
+    "convergence.ceiling",
     "convergence.stop",
 ]
 
