@@ -157,7 +157,8 @@ def close_step(resources: Resources, points: list[Point], record: dict[str, Any]
     record |= describe_heldout(heldout) if heldout else {}
     seconds = time.monotonic() - started
     record |= {"status": verdict.status, "seconds": seconds}
-    record["tokens_per_second"] = record["response_length_mean"] * record["scored_completions"] / seconds
+    sampled = record["response_length_mean"] * (record["scored_completions"] + record["reward_errors"])
+    record["tokens_per_second"] = sampled / seconds
     commit(resources, main, points, record, verdict)
     return verdict
 

@@ -41,7 +41,9 @@ def wait_for_step(process: subprocess.Popen[str], run: Path, step: int, timeout:
     deadline = time.monotonic() + timeout
     while steps_done(run) < step:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"{run}: no step {step} within {timeout} s"
+        if time.monotonic() > deadline:
+            kill(process)
+            raise AssertionError(f"{run}: no step {step} within {timeout} s")
         time.sleep(0.02)
 
 
