@@ -87,6 +87,7 @@ def curve_verdict(points: Seq[Point], evaluations: Seq[Evaluation], due: Seq[Loo
         _broken(points, look)
         or _silent(points, look, config)
         or _fallen(points, due, config)
+        or _degenerate(points, look, config)
         or _heldout_fallen(evaluations, look, config)
         or _flat(points, evaluations, look, config)
         or Verdict("improving", _improving(look, config), False, look)
@@ -126,8 +127,14 @@ def series(points: Seq[Point]) -> Series:
 
 def _broken(points: Seq[Point], look: Look | None) -> Verdict | None:
     found = health.broken(points)
-    if found is None and look is not None and not look.rose:
-        found = health.degenerate(points)
+    return Verdict("collapsed", f"{found.cause}. {found.advice}", True, look) if found else None
+
+
+def _degenerate(points: Seq[Point], look: Look | None, config: Convergence) -> Verdict | None:
+    """Only where the reward has not risen: a policy that has learned may well be sure of itself."""
+    if look is None or look.rose or look.rise > config.delta:
+        return None
+    found = health.degenerate(points)
     return Verdict("collapsed", f"{found.cause}. {found.advice}", True, look) if found else None
 
 

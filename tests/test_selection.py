@@ -43,6 +43,12 @@ def test_lower_bounds_by_hand() -> None:
     assert middle - bounds[0, 50] == pytest.approx(0.674 * np.sqrt(0.01 * 48 / 46 / 41), rel=0.01)
 
 
+def test_a_line_is_followed_to_its_end() -> None:
+    """Without noise the bound is the line itself, at the edges too: a plain mean would lag by 10 steps."""
+    line = np.linspace(0, 1, 101)[None]
+    np.testing.assert_allclose(lower_bounds(line, np.arange(101.0)), line, atol=1e-9)
+
+
 def test_rows_are_chosen_independently() -> None:
     rng = np.random.default_rng(1)
     curves = np.stack([np.linspace(0, 1, 80), np.linspace(1, 0, 80)]) + rng.normal(0, 0.01, (2, 80))

@@ -101,13 +101,13 @@ def test_a_fall_that_recovers_does_not_end_the_run() -> None:
 
 
 def test_losing_most_of_the_rise_is_a_collapse() -> None:
-    curve = np.where(T > 30, np.maximum(0.1, RISEN - (T - 30) * 0.05), RISEN)
-    history = [replace(p, entropy=1.0 if p.step < 30 else 5.0) for p in points(curve)]
-    verdict = at_stop(history, RULE.model_copy(update={"min_steps": 30}))
+    curve = np.where(T > 100, np.maximum(0.1, RISEN - (T - 100) * 0.05), RISEN)
+    history = [replace(p, entropy=1.0 if p.step < 100 else 5.0) for p in points(curve)]
+    verdict = at_stop(history, RULE.model_copy(update={"min_steps": 110}))
     assert verdict.status == "collapsed"
-    assert "entropy is 5.0 times" in verdict.reason
+    assert "below its best level: the entropy is 5.0 times" in verdict.reason
     assert verdict.look is not None
-    assert verdict.look.step <= 60
+    assert verdict.look.step <= 130
 
 
 def test_a_policy_that_breaks_before_it_learns_has_collapsed() -> None:
