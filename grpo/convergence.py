@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from grpo import health, heldout
-from grpo.config import Convergence
+from grpo.falls import stands_above_start
 from grpo.flatness import SMALLEST_WINDOW, Criterion, LookResult, Series, has_risen, looks
 from grpo.points import Point, difficulty
+from grpo.sections import Convergence
 from grpo.types import Evaluation
 
 Status = Literal["improving", "plateau", "converged_ceiling", "no_signal", "regressed", "collapsed", "budget_exhausted"]
@@ -237,11 +238,11 @@ def _look(result: LookResult, usable: Seq[Point]) -> Look:
 
 
 def _at_budget(points: Seq[Point], look: Look | None, budget: int) -> Verdict:
-    if look is not None and not look.rose:
+    rewards = np.array([[p.reward for p in points if math.isfinite(p.reward)]])
+    if look is not None and not look.rose and not stands_above_start(rewards)[0]:
         found = health.why_silent(points)
         reason = (
-            f"after {budget} steps the reward is not significantly more than delta above where it began: "
-            f"{found.cause}. {found.advice}"
+            f"after {budget} steps the reward is not significantly above where it began: {found.cause}. {found.advice}"
         )
         return Verdict("no_signal", reason, True, look)
     reason = f"the budget of {budget} steps is used up before the curve could be certified flat"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit, zeta
 
-from grpo.falls import best_and_now, certain_fall
+from grpo.falls import FIRST_STEPS, best_and_now, certain_fall
 from grpo.linefit import Fit, Floats, fit
 from grpo.points import without_difficulty
 
@@ -27,8 +27,6 @@ LOOK_GROWTH = 1.05
 LOOK_FARTHEST = 10
 SMALLEST_WINDOW = 16
 WINDOW_GROWTH = 1.5
-FIRST_STEPS = 5
-"""The level at which the curve began is the mean of this many steps."""
 AUTOCORRELATION_LEVEL = 0.2
 """The chance that a window's autocorrelation is larger than the value it is tested with."""
 FEWEST_INDEPENDENT_STEPS = 10
@@ -112,7 +110,6 @@ class LookResult:
 def looks(series: Series, criterion: Criterion) -> Iterator[LookResult]:
     """All looks due within T usable steps, in order. A look depends on the steps before it only."""
     needed = np.zeros(len(series.rewards_RT))
-    ever_rose = np.zeros(len(series.rewards_RT), dtype=np.bool_)
     memory: list[_Memory] = []
     spent = 0.0
     for number, seen in enumerate(look_steps(criterion.first, len(series.steps_T)), 1):
@@ -123,7 +120,6 @@ def looks(series: Series, criterion: Criterion) -> Iterator[LookResult]:
         memory.append(view.remember(criterion))
         bound, window = view.lowest_bound(criterion, level, needed)
         rose = view.rose(window, criterion.delta, level)
-        ever_rose |= rose
         best, now = best_and_now(view.rewards_RT, criterion.horizon)
         fallen = best - now > FALLEN_ERRORS * np.sqrt(2 * view.variance / criterion.horizon)
         yield LookResult(
@@ -135,7 +131,7 @@ def looks(series: Series, criterion: Criterion) -> Iterator[LookResult]:
             rose=rose,
             fallen=fallen,
             flat=(bound < criterion.delta) & rose & ~fallen,
-            fall=certain_fall(view.rewards_RT, view.steps_T, criterion.horizon, ever_rose),
+            fall=certain_fall(view.rewards_RT, view.steps_T, criterion.horizon),
             rise=best - view.began(),
         )
 

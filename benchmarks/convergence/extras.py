@@ -11,13 +11,17 @@ import numpy as np
 from measures import CRITERION
 from rivals import NEVER
 
-from grpo.flatness import Series
+from grpo.falls import stands_above_start
+from grpo.flatness import Series, looks
 from grpo.forecast import forecast
 from grpo.points import Point, difficulty
 
 JOBS, ROLLOUTS = (15, 67, 188), (32, 64, 256)
+BUDGETS, STEEP = (22, 67, 188), 10
+"""Budgets of jobs that are never certified flat, and the steps a steep rise takes."""
 PROMPTS, PER_STEP, COMPLETIONS = 264, 12, 8
 FORECAST_AT, FORECASTS = 150, 200
+TRADED_LAWS, TRADED_FAMILIES = ("ar 0.8", "bernoulli 32"), ("slow", "line", "staircase", "cyclic")
 
 Row = dict[str, Any]
 
@@ -26,8 +30,10 @@ def questions(runs: int) -> dict[str, tuple[Callable[..., Row], list[Any]]]:
     """Name: how to answer one case, and the cases."""
     return {
         "short jobs": (short_job, [(job, n, runs) for job, n in product(JOBS, ROLLOUTS)]),
+        "budget": (budget_end, [(job, n, runs) for job, n in product(BUDGETS, ROLLOUTS)]),
         "alpha": (alpha_trade, [(alpha, runs) for alpha in (0.01, 0.05, 0.2, 0.5)]),
         "alarm": (alarm_trade, [(limit, runs) for limit in (-0.02, 0.0, 0.02, 0.04, 0.08)]),
+        "checkpoint": (checkpoint_trade, [(half, runs) for half in (5, 10, 20, 40, 80)]),
         "difficulty": (prompt_difficulty, [(known, min(runs, 300)) for known in (False, True)]),
         "forecast": (forecasts, ["fast", "slow", "late take-off"]),
     }
@@ -47,6 +53,26 @@ def short_job(case: tuple[int, int, int]) -> Row:
         rewards = np.random.default_rng([job, rollouts]).binomial(rollouts, mean, (runs, job)) / rollouts
         stop = measures.follow(series(rewards), criterion).end
         row |= {name: float((stop < NEVER).mean()), f"{name}_median": float(np.median(np.minimum(stop, job)))}
+    return row
+
+
+def budget_end(case: tuple[int, int, int]) -> Row:
+    """How often the end of the budget is called no_signal: wrong on a curve that rose, right on a flat one."""
+    job, rollouts, runs = case
+    ramp = np.linspace(0, 1, job)
+    curves = {
+        "steep": 0.05 + 0.9 * bank.sigmoid((np.arange(job) - STEEP) * 8 / STEEP),
+        "steady": 0.1 + 0.8 * ramp,
+        "small": 0.1 + 0.1 * ramp,
+        "flat": np.full(job, 0.1),
+    }
+    row: Row = {"steps": job, "rollouts": rollouts}
+    rng = np.random.default_rng([job, rollouts])
+    observed = {name: rng.binomial(rollouts, mean, (runs, job)) / rollouts for name, mean in curves.items()}
+    observed["flat, ar 0.8"] = 0.1 + bank.autoregressive(0.8, (runs, job), rng) * (0.09 / rollouts) ** 0.5
+    for name, rewards in observed.items():
+        *_, last = looks(series(rewards), CRITERION)
+        row[name] = float((~last.rose & ~stands_above_start(rewards)).mean())
     return row
 
 
@@ -81,6 +107,22 @@ def alarm_trade(case: tuple[float, int]) -> Row:
             "slow": heard["regression"]["heard_in_time"],
             "quick": heard["collapse"]["heard_in_time"],
         }
+    return row
+
+
+def checkpoint_trade(case: tuple[int, int]) -> Row:
+    """Reward given up by the returned checkpoint under the loudest laws, by how far around a step is looked.
+
+    A wide look tells the level well and blurs a peak; no width is best for a slow curve and a cyclic one.
+    """
+    half, runs = case
+    row: Row = {"half": half}
+    for law in TRADED_LAWS:
+        for family in TRADED_FAMILIES:
+            rewards, steps = bank.observe(family, law, runs, np.random.default_rng(7))
+            end = measures.follow(series(rewards)).end
+            lost = measures.given_up(family, rewards, steps, end, half)
+            row[f"{family}, {law}"] = [lost["given_up"], lost["given_up_95"]]
     return row
 
 

@@ -21,18 +21,20 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from grpo import batch, prompts
+from grpo import batch
 from grpo.checkpoint import Checkpoint, Checkpoints, restore
 from grpo.cli import run_config
 from grpo.config import Config
 from grpo.display import Display
+from grpo.episodes import Player
 from grpo.evaluate import evaluate
 from grpo.linefit import fit
 from grpo.policy import Policy
-from grpo.resources import compute_dtype, load_policy, open_sampler
+from grpo.prompts import PromptFile
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampling
 from grpo.runlog import RunLog
+from grpo.samplers import compute_dtype, load_policy, open_sampler
 from grpo.types import Evaluation, Group, Sequence
 
 TRUTH_STREAM = 3
@@ -65,6 +67,7 @@ def change(policy: Policy, group: Group) -> np.ndarray:
             completion_ids=c.token_ids,
             sampler_logprobs=c.logprobs,
             advantage=0.0,
+            weight=0.0,
         )
         for c in group.completions
     ]
@@ -108,7 +111,7 @@ def load(policy: Policy, checkpoints: Checkpoints, step: int) -> None:
 
 def truths(run: Path, config: Config, policy: Policy, at: list[int], completions: int) -> dict[int, Evaluation]:
     """Large evaluations on all training prompts."""
-    rows = prompts.load(config.data.train, policy.tokenizer, config.data.max_prompt_tokens)
+    rows = PromptFile(config.data.train, policy.tokenizer, config.data.max_prompt_tokens)
     sampling = Sampling(
         completions=completions, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
     )
@@ -120,7 +123,7 @@ def truths(run: Path, config: Config, policy: Policy, at: list[int], completions
             sampler.sync(f"truth-{step}")
             with display.status(f"{run}: truth after {step} updates"):
                 found[step], _ = evaluate(
-                    sampler, reward, rows, sampling, seed=config.run.seed, stream=TRUTH_STREAM, step=0
+                    Player(sampler), reward, rows, sampling, seed=config.run.seed, stream=TRUTH_STREAM, step=0
                 )
     reward.close()
     return found

@@ -10,7 +10,7 @@ from scipy.stats import beta
 
 from grpo.convergence import LOST, PATIENCE
 from grpo.flatness import Criterion, Series, looks
-from grpo.selection import best_steps
+from grpo.selection import HALF_WINDOW, best_steps
 
 CRITERION = Criterion(delta=0.02, alpha=0.05, horizon=20, first=20)
 DROP, WITHIN = 0.1, 30
@@ -83,7 +83,9 @@ def alarms(family: str, alarm: Ints) -> dict[str, float]:
     return result
 
 
-def given_up(family: str, rewards: bank.Floats, steps: bank.Floats, end: Ints) -> dict[str, float]:
+def given_up(
+    family: str, rewards: bank.Floats, steps: bank.Floats, end: Ints, half_window: int = HALF_WINDOW
+) -> dict[str, float]:
     """True reward of the returned checkpoint against the best earlier one, and what the curve gained later.
 
     In shares of the rise up to the stop; families that hardly rise have no such share.
@@ -93,7 +95,7 @@ def given_up(family: str, rewards: bank.Floats, steps: bank.Floats, end: Ints) -
     lost, later = np.empty(len(rewards)), np.empty(len(rewards))
     for stop in np.unique(seen):
         rows = seen == stop
-        chosen = mean[best_steps(rewards[rows, :stop], steps[:stop])]
+        chosen = mean[best_steps(rewards[rows, :stop], steps[:stop], half_window)]
         best = mean[:stop].max()
         rise = max(best - mean[0], 1e-9)
         lost[rows] = (best - chosen) / rise

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from multiprocessing import Pool
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +56,31 @@ def cell(task: tuple[str, str], runs: int, rival_runs: int, limits: dict[str, di
     return result
 
 
+def all_cells(pool: Pool, runs: int, rival_runs: int) -> list[dict[str, Any]]:
+    """Every family under every noise law."""
+    limits = dict(zip(bank.LAWS, pool.map(rivals.thresholds, bank.LAWS), strict=True))
+    one = partial(cell, runs=runs, rival_runs=rival_runs, limits=limits)
+    tasks = list(product(bank.curves(), bank.LAWS))
+    return list(track(pool.imap(one, tasks), "cells", total=len(tasks)))
+
+
 def main() -> None:
     """Run every cell in parallel, then the smaller questions; write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--rival-runs", type=int, default=400)
+    parser.add_argument("--only", help="renew one of the smaller questions in results.json")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    kept = json.loads((arguments.out / "results.json").read_text()) if arguments.only else {}
+    asked = {n: q for n, q in extras.questions(arguments.runs).items() if arguments.only in (None, n)}
     with Pool() as pool:
-        limits = dict(zip(bank.LAWS, pool.map(rivals.thresholds, bank.LAWS), strict=True))
-        one = partial(cell, runs=arguments.runs, rival_runs=arguments.rival_runs, limits=limits)
-        tasks = list(product(bank.curves(), bank.LAWS))
-        cells = list(track(pool.imap(one, tasks), "cells", total=len(tasks)))
-        results = {"cells": cells} | {
+        cells = kept["cells"] if kept else all_cells(pool, arguments.runs, arguments.rival_runs)
+        answers = {
             name: list(track(pool.imap(question, cases), name, total=len(cases)))
-            for name, (question, cases) in extras.questions(arguments.runs).items()
+            for name, (question, cases) in asked.items()
         }
+    results = {"cells": cells} | kept | answers
     arguments.out.mkdir(exist_ok=True)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = "\n".join(report(results, list(bank.curves()), LEVELLING, list(RIVALS))) + "\n"

@@ -46,6 +46,13 @@ def _extras(results: Results) -> Iterator[str]:
     for r in results["short jobs"]:
         ends = [f"{_percent(r[name], 0)} ({r[f'{name}_median']:.0f})" for name in ("below", "at")]
         yield _row([r["steps"], r["rollouts"], *ends])
+    yield "\n## Short jobs at the end of their budget: called `no_signal`, %\n"
+    curves = {"steep": "0.05 to 0.95 within 20 steps", "steady": "0.1 to 0.9", "small": "0.1 to 0.2"}
+    curves |= {"flat": "flat", "flat, ar 0.8": "flat, AR 0.8"}
+    yield _row(["steps", "rollouts", *curves.values()])
+    yield _row(["---"] * 7)
+    for r in results["budget"]:
+        yield _row([r["steps"], r["rollouts"], *(_percent(r[name]) for name in curves)])
     yield "\n## Trade-off: alpha\n"
     yield _row(["alpha", *(f"{law}: {what}" for law in ("gaussian", "ar 0.8") for what in ("false, %", "median stop"))])
     yield _row(["---"] * 5)
@@ -58,6 +65,13 @@ def _extras(results: Results) -> Iterator[str]:
     yield _row(["---"] * 7)
     for r in results["alarm"]:
         yield _row([r["fall"], *(_percent(r[law][part]) for law in ("ar 0.8", "bernoulli 32") for part in parts)])
+    yield "\n## Trade-off: steps on either side from which the returned checkpoint's reward is told (default 20)\n"
+    yield "Reward given up, % of the rise: median / 95th percentile.\n"
+    traded = [name for name in results["checkpoint"][0] if name != "half"]
+    yield _row(["steps", *traded])
+    yield _row(["---"] * (len(traded) + 1))
+    for r in results["checkpoint"]:
+        yield _row([r["half"], *(f"{_percent(r[name][0])} / {_percent(r[name][1])}" for name in traded)])
     yield "\n## Prompt difficulty removed\n"
     yield _row(["prompts known", "noise of one step", "median stop", "stopped, %"])
     yield _row(["---"] * 4)
