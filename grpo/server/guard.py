@@ -1,0 +1,161 @@
+"""What every request passes before anything else sees it: host, origin, size, key. An ASGI middleware.
+
+Default-deny: a route is open only if it is named here. Host and Origin are checked on every method, which is what keeps
+a web page from reaching a server on the loopback address (DNS rebinding; CVE-2024-28224, CVE-2026-27482).
+"""
+
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from grpo.server import aws_auth, keys
+from grpo.server.aws_auth import BadSignature, Credentials
+from grpo.server.errors import ApiError, Forbidden, TooLarge, Unauthorized
+from grpo.server.settings import LOOPBACK, Settings
+
+OPEN = frozenset({"/healthz"})
+UPLOADS = re.compile(r"^(/openai)?/v1/files/?$")
+MOST_HEADERS, LONGEST_HEAD = 100, 32 * 1024
+HOST = re.compile(r"^(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?$")
+
+Render = Callable[[ApiError], ASGIApp]
+
+
+@dataclass(frozen=True, slots=True)
+class Gatekeeper:
+    """Decides about one request by its head."""
+
+    settings: Settings
+    key_sha256: str
+
+    def check(self, scope: Scope) -> str | None:
+        """Raises the ApiError to answer with. Returns the SHA-256 that a verified signature says the body has."""
+        headers = Headers(scope=scope)
+        head = sum(len(name) + len(value) for name, value in scope["headers"])
+        if len(scope["headers"]) > MOST_HEADERS or head > LONGEST_HEAD:
+            raise TooLarge(f"more than {MOST_HEADERS} headers, or than {LONGEST_HEAD} bytes of them")
+        self._check_host(headers.getlist("host"))
+        self._check_origin(headers.getlist("origin"), headers.get("sec-fetch-site"))
+        self._check_length(scope, headers)
+        return None if scope["path"] in OPEN else self._check_key(scope, headers)
+
+    def _check_host(self, hosts: list[str]) -> None:
+        match = HOST.match(hosts[0]) if len(hosts) == 1 else None
+        allowed = {*LOOPBACK, self.settings.host, *self.settings.allowed_hosts}
+        if not match or match["name"].strip("[]").lower() not in allowed:
+            raise Forbidden(
+                "this server does not answer to that Host; --allowed-host NAME adds one", code="host_denied"
+            )
+
+    def _check_origin(self, origins: list[str], site: str | None) -> None:
+        allowed = self.settings.allowed_origins
+        if any(origin not in allowed for origin in origins) or (site == "cross-site" and not origins):
+            raise Forbidden("web pages may not call this server; --allowed-origin URL adds one", code="origin_denied")
+
+    def _check_length(self, scope: Scope, headers: Headers) -> None:
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()) or int(length[:20]) > self.limit(scope):
+            raise TooLarge(f"the body is larger than {self.limit(scope)} bytes")
+
+    def limit(self, scope: Scope) -> int:
+        """Most bytes of a body, framing included."""
+        uploads = scope["method"] == "POST" and UPLOADS.match(scope["path"])
+        return self.settings.largest_upload + 2**16 if uploads else self.settings.largest_body
+
+    def _check_key(self, scope: Scope, headers: Headers) -> str | None:
+        authorization = headers.getlist("authorization")
+        if len(authorization) != 1:
+            raise Unauthorized(
+                "no API key. Send Authorization: Bearer KEY; the key was shown when the server first started"
+            )
+        try:
+            return self._check_authorization(authorization[0], scope, headers)
+        except BadSignature as problem:
+            raise Unauthorized(f"not accepted: {problem}") from None
+
+    def _check_authorization(self, value: str, scope: Scope, headers: Headers) -> str | None:
+        settings, now = self.settings, datetime.now(UTC)
+        known = None
+        if settings.aws_access_key_id and settings.aws_secret_access_key:
+            known = Credentials(settings.aws_access_key_id, settings.aws_secret_access_key)
+        kind, _, credentials = value.partition(" ")
+        if kind.lower() == "bearer" and credentials.startswith(aws_auth.TOKEN_PREFIX):
+            self._check_unverified(known)
+            aws_auth.check_token(credentials, settings.region, known, now)
+        elif kind.lower() == "bearer":
+            if not hmac.compare_digest(keys.digest(credentials), self.key_sha256):
+                raise Unauthorized("this is not the key of this server")
+        elif kind == aws_auth.ALGORITHM:
+            self._check_unverified(known)
+            path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+            aws_auth.check_header(scope["method"], path, query, headers, settings.region, known, now)
+            return headers.get("x-amz-content-sha256", aws_auth.EMPTY) if known else None
+        else:
+            raise Unauthorized("Authorization must be Bearer KEY or an AWS signature")
+        return None
+
+    def _check_unverified(self, known: Credentials | None) -> None:
+        if known is None and (not self.settings.loopback or self.settings.allowed_hosts):
+            raise Unauthorized(
+                "AWS signatures cannot be verified here: set GRPO_AWS_ACCESS_KEY_ID and GRPO_AWS_SECRET_ACCESS_KEY"
+            )
+
+
+class Guard:
+    """Refuses what the gatekeeper refuses, counts the bytes of a body while they come, and numbers the requests."""
+
+    def __init__(self, app: ASGIApp, gatekeeper: Gatekeeper, render: Render) -> None:
+        self.app = app
+        self.gatekeeper = gatekeeper
+        self.render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        send = _numbered(send)
+        try:
+            sha256 = self.gatekeeper.check(scope)
+        except ApiError as error:
+            return await self.render(error)(scope, receive, send)
+        await self.app(scope, _counted(receive, self.gatekeeper.limit(scope), sha256), send)
+
+
+def _counted(receive: Receive, limit: int, sha256: str | None) -> Receive:
+    """The body as it comes: not more of it than the limit, and what its signature says."""
+    seen, hashed = 0, hashlib.sha256()
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        body = message.get("body", b"")
+        seen += len(body)
+        if seen > limit:
+            raise TooLarge(f"the body is larger than {limit} bytes")
+        hashed.update(body)
+        ended = message["type"] == "http.request" and not message.get("more_body", False)
+        if ended and sha256 is not None and not hmac.compare_digest(hashed.hexdigest(), sha256):
+            raise Unauthorized("the body is not the one that was signed")
+        return message
+
+    return counted
+
+
+def _numbered(send: Send) -> Send:
+    request_id = f"req_{uuid.uuid4().hex}".encode()
+    extra = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+    async def numbered(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *extra]}
+        await send(message)
+
+    return numbered

@@ -1,0 +1,1 @@
+"""The OpenAI dialect: translates requests and answers, decides nothing."""

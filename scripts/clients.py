@@ -1,0 +1,52 @@
+"""What the tests compare with, each in a place of its own below .cache/clients: other clients, TRL's loss.
+
+``make clients`` calls it.
+
+Idempotent: what is there stays. Standard library only.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".cache" / "clients"
+OLDER_PYTHON = ("2.54.0", "3.54.0")
+NODE = "openai@6"
+"""The last major version for Node.js 20."""
+TRL = "1.16.0"
+
+
+def main() -> int:
+    HOME.mkdir(parents=True, exist_ok=True)
+    for version in OLDER_PYTHON:
+        python = HOME / f"openai-{version}"
+        if not (python / "ready").exists():
+            shutil.rmtree(python, ignore_errors=True)
+            run("openai-python", [sys.executable, "-m", "venv", str(python)])
+            run("openai-python", [str(python / "bin" / "python"), "-m", "pip", "install", "-q", f"openai=={version}"])
+            (python / "ready").touch()
+    node = HOME / "node"
+    if shutil.which("npm") and not (node / "ready").exists():
+        shutil.rmtree(node, ignore_errors=True)
+        node.mkdir()
+        run("openai-node", ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(node), NODE])
+        (node / "ready").touch()
+    if node.exists():
+        shutil.copy(ROOT / "tests" / "clients" / "scenario.mjs", node / "scenario.mjs")
+    trl = HOME / "trl"
+    if not (trl / "ready").exists():  # its sources alone: what it needs is in our own environment
+        shutil.rmtree(trl, ignore_errors=True)
+        run("trl", [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(trl), f"trl=={TRL}"])
+        (trl / "ready").touch()
+    return 0
+
+
+def run(name: str, command: list[str]) -> None:
+    print(f"== {name}: {' '.join(command[-3:])}", flush=True)
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
