@@ -1,4 +1,4 @@
-"""Completions in, rewards out: the user's file with Bedrock's Lambda contract, in a child process of its own.
+"""Completions in, rewards out: a function with Bedrock's Lambda contract, wherever it runs.
 
 Contract (docs.aws.amazon.com/bedrock/latest/userguide/reward-functions.html): ``lambda_handler(event, context)`` gets
 a list of {id, messages, reference_answer, metadata} and returns a list of {id, aggregate_reward_score, metrics_list}.
@@ -7,195 +7,199 @@ which is what AWS's own reward functions read.
 
 A failed score is data: the completion gets ``value=None`` with the reason. A call that raises, hangs or returns the
 wrong thing is repeated sample by sample, so that one bad completion does not cost its neighbours their scores.
-Touches: processes, user code.
+Touches: processes, network, user code.
 """
 
-import json
-import math
-import os
-import select
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
+import reprlib
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
 
-from grpo import reward_host
-from grpo.config import RewardFile
-from grpo.errors import RewardError
+from grpo.reward_process import CallFailed, ProcessFunction
+from grpo.reward_remote import AwsFunction, UrlFunction
+from grpo.sandbox import LEVELS, Level
+from grpo.sections import Reward as Settings
 from grpo.types import Completion, Group, Prompt, Reward
 
+Answer = TypeVar("Answer")
 MOST_CONSECUTIVE_TIMEOUTS = 3
-MOST_ANSWER_BYTES = 64 * 2**20
+LARGEST_SCORE = 1e9
+MOST_PARTS, LONGEST_NAME, LONGEST_ERROR = 64, 128, 1000
 
 
-class CallFailed(Exception):
-    """One call of the reward function failed; ``timed_out`` says whether it was too slow."""
+class Function(Protocol):
+    """Something that can be called with a batch."""
 
-    def __init__(self, reason: str, timed_out: bool = False) -> None:
-        super().__init__(reason)
-        self.timed_out = timed_out
+    def call(self, events: list[dict[str, Any]]) -> Any:
+        """What the handler returns. Raises CallFailed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of processes and connections."""
+        ...
 
 
 class RewardFunction:
-    """A warm child process that scores batches. Started at first use, replaced after a failure."""
+    """Scores groups by one function or several, in batches, several at a time where the configuration says so."""
 
-    def __init__(self, config: RewardFile, log: Path) -> None:
-        """Raises RewardError when the file or its handler cannot be loaded."""
-        if not config.file.is_file():
-            raise RewardError(f"{config.file}: no such reward file. Set reward.file to a Python file.")
+    def __init__(self, config: Settings, log: Path) -> None:
+        """Raises RewardError when a file or its handler cannot be loaded, SetupError when something is missing."""
         self.config = config
-        self.log = log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
-        try:
-            self._start()
-        except CallFailed as error:
-            self.close()
-            raise RewardError(f"{config.file}: cannot be loaded:\n{error}") from None
+        self._graders = [(name, weight, Pool(settings, log)) for name, weight, settings in config.sources()]
+        self.seconds = 0.0
+        """Of all scoring since this was set to 0."""
+        self.slowest = 0.0
+        """Seconds of the call that took longest since then."""
+
+    @property
+    def sandbox(self) -> str | None:
+        """The weakest level at which a function runs; None where all run elsewhere."""
+        levels = [pool.sandbox for _, _, pool in self._graders if pool.sandbox]
+        return max(levels, key=LEVELS.index, default=None)
 
     def score(self, groups: Seq[tuple[Prompt, tuple[Completion, ...]]]) -> list[Group]:
         """All groups with their rewards; scoring failures become rewards without a value."""
+        started = time.monotonic()
         events = [
             event(prompt, completion, f"sample-{g}-{c}")
             for g, (prompt, completions) in enumerate(groups)
             for c, completion in enumerate(completions)
+            if completion.error is None
         ]
-        rewards: list[Reward] = []
-        for start in range(0, len(events), self.config.batch_size):
-            rewards += self._score_batch(events[start : start + self.config.batch_size])
-        flat = iter(rewards)
+        scored = [pool.score(events) for _, _, pool in self._graders]
+        flat = iter([self._joined(rewards) for rewards in zip(*scored, strict=True)])
+        self.seconds += time.monotonic() - started
+        self.slowest = max(self.slowest, *(pool.slowest for _, _, pool in self._graders))
         return [
-            Group(prompt=prompt, completions=completions, rewards=tuple(next(flat) for _ in completions))
+            Group(
+                prompt=prompt,
+                completions=completions,
+                rewards=tuple(Reward(value=None, error=c.error) if c.error else next(flat) for c in completions),
+            )
             for prompt, completions in groups
         ]
 
-    def close(self) -> None:
-        """Kill the child and everything it started in its process group."""
-        if self._process is None:
-            return
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself
-        self._process.wait()
-        os.close(self._requests)
-        os.close(self._answers)
-        shutil.rmtree(self._home, ignore_errors=True)
-        self._process = None
+    def _joined(self, rewards: Seq[Reward]) -> Reward:
+        """One completion's scores by all graders; of a single one what it said."""
+        if not self.config.graders:
+            return rewards[0]
+        return join([(name, weight) for name, weight, _ in self._graders], rewards)
 
-    def _score_batch(self, events: list[dict[str, Any]]) -> list[Reward]:
-        try:
-            return parse(self._call(events), events)
-        except CallFailed as error:
-            if len(events) == 1:
-                return [Reward(value=None, error=str(error))]
-        rewards: list[Reward] = []
-        timeouts = 0
-        for single in events:
-            if timeouts >= MOST_CONSECUTIVE_TIMEOUTS:
-                rewards.append(Reward(value=None, error=f"not tried: {timeouts} samples before it timed out in a row"))
-                continue
+    def close(self) -> None:
+        """End whatever runs for us."""
+        for _, _, pool in self._graders:
+            pool.close()
+
+
+def join(graders: Seq[tuple[str, float]], rewards: Seq[Reward]) -> Reward:
+    """The weighted sum of a completion's scores, each kept as a part; without a value where one is missing."""
+    parts: dict[str, float] = {}
+    total = 0.0
+    for (name, weight), reward in zip(graders, rewards, strict=True):
+        if reward.value is None:
+            return Reward(value=None, error=f"{name}: {reward.error}")
+        total += weight * reward.value
+        parts |= {name: reward.value} | {f"{name}.{part}": value for part, value in reward.parts.items()}
+    return Reward(value=total, parts=parts)
+
+
+class Pool:
+    """As many instances of one function as batches may be scored at the same time."""
+
+    def __init__(self, config: Settings, log: Path) -> None:
+        self.config = config
+        self._idle: SimpleQueue[Function] = SimpleQueue()
+        self._functions: list[Function] = []
+        self.slowest = 0.0
+        """Seconds of the batch that took longest in the last ``each``."""
+        while len(self._functions) < config.concurrency:
+            self._functions.append(connect(config, log))
+            self._idle.put(self._functions[-1])
+
+    @property
+    def sandbox(self) -> Level | None:
+        """The level at which the function runs; None where it runs elsewhere."""
+        first = self._functions[0]
+        return first.level if isinstance(first, ProcessFunction) else None
+
+    def score(self, events: list[dict[str, Any]]) -> list[Reward]:
+        """One reward an event, in order."""
+        return self.each(events, self._score_batch)
+
+    def each(
+        self, events: list[dict[str, Any]], work: Callable[[Function, list[dict[str, Any]]], list[Answer]]
+    ) -> list[Answer]:
+        """What ``work`` makes of the events, batch by batch, as many at a time as there are instances."""
+        size = self.config.batch_size
+        batches = [events[start : start + size] for start in range(0, len(events), size)]
+
+        def with_function(batch: list[dict[str, Any]]) -> list[Answer]:
+            function, started = self._idle.get(), time.monotonic()
             try:
-                rewards += parse(self._call([single]), [single])
-                timeouts = 0
-            except CallFailed as error:
-                rewards.append(Reward(value=None, error=str(error)))
-                timeouts = timeouts + 1 if error.timed_out else 0
+                return work(function, batch)
+            finally:
+                self.slowest = max(self.slowest, time.monotonic() - started)
+                self._idle.put(function)
+
+        self.slowest = 0.0
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            return [answer for answers in pool.map(with_function, batches) for answer in answers]
+
+    def close(self) -> None:
+        """End the functions."""
+        for function in self._functions:
+            function.close()
+
+    def _score_batch(self, function: Function, events: list[dict[str, Any]]) -> list[Reward]:
+        rewards = score_batch(function, events)
+        for _ in range(self.config.retries):
+            failed = [i for i, reward in enumerate(rewards) if reward.value is None]
+            again = iter(score_batch(function, [events[i] for i in failed]) if failed else ())
+            rewards = [next(again) if reward.value is None else reward for reward in rewards]
         return rewards
 
-    def _call(self, payload: list[dict[str, Any]]) -> Any:
-        if self._process is None:
-            self._start()
-        self._serial += 1
-        request = json.dumps({"serial": self._serial, "event": payload}) + "\n"
-        return self._exchange(request.encode(), self._serial)
 
-    def _start(self) -> None:
-        request_read, self._requests = os.pipe()
-        self._answers, answer_write = os.pipe()
-        self._buffer = b""
-        self._home = tempfile.mkdtemp(prefix="grpo-reward-")
-        memory = str(int(self.config.memory_gib * 2**30))
-        words = [sys.executable, "-I", reward_host.__file__, str(request_read), str(answer_write)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*words, str(self.config.file.resolve()), self.config.handler, memory],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(request_read, answer_write),
-                start_new_session=True,
-                cwd=self._home,
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": self._home},
-            )
-        os.close(request_read)
-        os.close(answer_write)
-        os.set_blocking(self._requests, False)
-        os.set_blocking(self._answers, False)
-        self._serial = 0
-        self._exchange(b"", 0)
+def connect(config: Settings, log: Path) -> Function:
+    """The function that the configuration names."""
+    if config.url:
+        return UrlFunction(config)
+    return AwsFunction(config) if config.function else ProcessFunction(config, log)
 
-    def _exchange(self, request: bytes, serial: int) -> Any:
-        """Write one line, read one line, both within the time-out: a child that does not read cannot block us.
 
-        After a time-out, or an answer that belongs to another request, the child is replaced: it would go on
-        answering the question before.
-        """
-        deadline = time.monotonic() + self.config.timeout_s
-        while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            readable, writable, _ = select.select(
-                [self._answers], [self._requests] if request else [], [], max(0.0, left)
-            )
-            if not readable and not writable:
-                self.close()
-                raise CallFailed(f"no answer within reward.timeout_s = {self.config.timeout_s:g} s", timed_out=True)
-            if writable:
-                request = self._write(request)
-            if readable:
-                self._read()
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        reply = json.loads(line)
-        if reply["serial"] != serial:
-            self.close()
-            raise CallFailed("the reward process answered another request")
-        if "error" in reply:
-            raise CallFailed(reply["error"])
-        return reply["ok"]
+def score_batch(function: Function, events: list[dict[str, Any]]) -> list[Reward]:
+    """One reward an event."""
+    return call_each(function, events, parse, lambda reason: Reward(value=None, error=reason))
 
-    def _write(self, request: bytes) -> bytes:
+
+def call_each(
+    function: Function,
+    events: list[dict[str, Any]],
+    parse: Callable[[Any, Seq[dict[str, Any]]], list[Answer]],
+    failed: Callable[[str], Answer],
+) -> list[Answer]:
+    """One answer an event: of one call, else of a call each, so that a bad sample costs nobody else an answer."""
+    try:
+        return parse(function.call(events), events)
+    except CallFailed as error:
+        if len(events) == 1:
+            return [failed(str(error))]
+    answers: list[Answer] = []
+    timeouts = 0
+    for single in events:
+        if timeouts >= MOST_CONSECUTIVE_TIMEOUTS:
+            answers.append(failed(f"not tried: {timeouts} samples before it timed out in a row"))
+            continue
         try:
-            return request[os.write(self._requests, request[:65536]) :]
-        except BrokenPipeError:
-            self._died()
-        except BlockingIOError:
-            return request
-        return b""
-
-    def _read(self) -> None:
-        chunk = os.read(self._answers, 65536)
-        self._buffer += chunk
-        if not chunk:
-            self._died()
-        if len(self._buffer) > MOST_ANSWER_BYTES:
-            self.close()
-            raise CallFailed(f"the answer is larger than {MOST_ANSWER_BYTES >> 20} MiB")
-
-    def _died(self) -> None:
-        assert self._process is not None
-        try:
-            code = self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            code = None  # it closed the channel and lives on
-        self.close()
-        raise CallFailed(
-            f"the reward process ended with code {code} (out of memory, os._exit or a crash; see {self.log})"
-        )
+            answers += parse(function.call([single]), [single])
+            timeouts = 0
+        except CallFailed as error:
+            answers.append(failed(str(error)))
+            timeouts = timeouts + 1 if error.timed_out else 0
+    return answers
 
 
 def event(prompt: Prompt, completion: Completion, sample_id: str) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def event(prompt: Prompt, completion: Completion, sample_id: str) -> dict[str, A
         reference = {"text": reference}
     sample: dict[str, Any] = {
         "id": sample_id,
-        "messages": [*prompt.messages, {"role": "assistant", "content": completion.text}],
+        "messages": [*prompt.messages, *completion.turns, completion.message],
         "metadata": dict(prompt.metadata),
     }
     if reference is not None:
@@ -216,34 +220,36 @@ def event(prompt: Prompt, completion: Completion, sample_id: str) -> dict[str, A
 
 def parse(result: Any, events: Seq[dict[str, Any]]) -> list[Reward]:
     """Match a result list to its events by id. Raises CallFailed when it is not a list of objects with ids."""
-    if not isinstance(result, list) or not all(isinstance(entry, dict) for entry in result):
-        raise CallFailed(
-            f"returned {type(result).__name__}, expected a list of objects with id, aggregate_reward_score"
-        )
-    by_id = {entry.get("id"): entry for entry in result if isinstance(entry.get("id"), str)}
+    by_id = entries_by_id(result, "id, aggregate_reward_score")
     return [_reward(by_id.get(sample["id"])) for sample in events]
+
+
+def entries_by_id(result: Any, wanted: str) -> dict[str, dict[str, Any]]:
+    """Raises CallFailed when the result is not a list of objects, which should have what is ``wanted``."""
+    if not isinstance(result, list) or not all(isinstance(entry, dict) for entry in result):
+        raise CallFailed(f"returned {type(result).__name__}, expected a list of objects with {wanted}")
+    return {entry["id"]: entry for entry in result if isinstance(entry.get("id"), str)}
 
 
 def _reward(entry: dict[str, Any] | None) -> Reward:
     if entry is None:
         return Reward(value=None, error="no entry with this sample's id in the result")
     score = entry.get("aggregate_reward_score")
+    if score is None and isinstance(entry.get("error"), str):
+        return Reward(value=None, error=entry["error"][:LONGEST_ERROR])
     if score is None or not is_number(score):
-        return Reward(value=None, error=f"aggregate_reward_score is {score!r}, expected a finite number")
+        return Reward(value=None, error=f"aggregate_reward_score is {reprlib.repr(score)}, expected a number up to 1e9")
     metrics = entry.get("metrics_list")
     parts = {
-        str(metric["name"]): float(metric["value"])
-        for metric in (metrics if isinstance(metrics, list) else [])
+        str(metric["name"])[:LONGEST_NAME]: float(metric["value"])
+        for metric in (metrics[:MOST_PARTS] if isinstance(metrics, list) else [])
         if isinstance(metric, dict) and "name" in metric and is_number(metric.get("value"))
     }
     return Reward(value=float(score), parts=parts)
 
 
 def is_number(value: Any) -> bool:
-    """A finite int or float that fits a float; booleans are not scores."""
+    """An int or float of a size that squares and sums; booleans are not scores."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
+    return -LARGEST_SCORE <= value <= LARGEST_SCORE  # false for NaN; an int may be too large for a float
