@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test check bench-convergence format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence gpu-proof format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -16,10 +16,19 @@ system:  ## Debian packages the tests need (as root; otherwise named)
 demo: system setup  ## a real model learns by GRPO and the run stops by itself
 	@$(VENV)/grpo train configs/demo.toml
 
-test: system setup  ## the whole test suite
+clients: setup  ## other openai clients, which the tests run
+	@$(VENV)/python scripts/clients.py
+
+test: system setup clients  ## the whole test suite
 	@$(VENV)/python -m pytest
 
-check: system setup  ## format, lint, types, tests
+test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks; about 25 minutes
+	@$(VENV)/python -m pytest -m slow
+
+test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM; about ten minutes
+	@$(VENV)/python -m pytest -m long
+
+check: system setup clients  ## format, lint, types, tests
 	@$(VENV)/ruff format --check .
 	@$(VENV)/ruff check .
 	@$(VENV)/mypy
@@ -27,6 +36,19 @@ check: system setup  ## format, lint, types, tests
 
 bench-convergence: setup  ## the stop rule's errors and delay on 14 families of curves; about ten minutes
 	@$(VENV)/python benchmarks/convergence/run.py
+
+N ?= 20
+SAMPLER ?= transformers
+SEED ?= 0
+kill-loop: setup  ## N kills at random moments of jobs; the result must be that of unkilled ones
+	@$(VENV)/python tests/kill_loop.py --kills $(N) --sampler $(SAMPLER) --seed $(SEED) \
+		--out benchmarks/reliability/kill_loop.json
+
+fuzz: setup  ## ten thousand requests of all kinds at every operation
+	@FUZZ_EXAMPLES=260 FUZZ_RESULT=benchmarks/reliability/fuzz.json $(VENV)/python -m pytest -q tests/test_server_fuzz.py
+
+gpu-proof: setup  ## what only a GPU can show: memory against the plan, speed, running out of memory; under ten minutes
+	@$(VENV)/python benchmarks/gpu/proof.py
 
 format: setup  ## rewrite the sources in the project's format
 	@$(VENV)/ruff format .

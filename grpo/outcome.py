@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo import selection
-from grpo.checkpoint import Checkpoint, restore
+from grpo.checkpoint import restore
 from grpo.config import Config
 from grpo.convergence import Verdict
 from grpo.errors import printable
 from grpo.evaluate import evaluate
+from grpo.manifest import Checkpoint
 from grpo.plot import save_curve
 from grpo.points import of_record
 from grpo.resources import Main, Resources
@@ -115,7 +116,7 @@ def test(resources: Resources, main: Main, checkpoint: Checkpoint | None) -> tup
             temperature=config.rollout.temperature,
         )
         scored, groups = evaluate(
-            main.sampler,
+            main.player,
             main.reward,
             resources.splits.test,
             sampling,

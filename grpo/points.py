@@ -46,6 +46,10 @@ class Point:
     """Which prompts the step drew, by index."""
     prompt_rewards: tuple[float, ...] = ()
     """Their mean rewards, in the same order."""
+    considered: tuple[int, ...] = ()
+    """The prompts the step's mean speaks of, where some of them were left out; else ``prompts``."""
+    visited: int = 0
+    """How far the step went in the order of prompts."""
 
 
 FROM_METRICS = {
@@ -63,6 +67,8 @@ FROM_METRICS = {
     "learning_rate": "learning_rate",
     "prompts": "prompts",
     "prompt_rewards": "prompt_rewards",
+    "considered": "considered",
+    "visited": "visited_prompts",
 }
 """Field of a point: name in metrics.jsonl."""
 
@@ -97,10 +103,14 @@ def difficulty(points: Seq[Point]) -> Floats:
     expected = np.zeros(len(points))
     for i, point in enumerate(points):
         if point.prompts:
-            expected[i] = np.mean([latest.get(prompt, 0.0) for prompt in point.prompts])
-            average = float(np.mean(point.prompt_rewards)) - expected[i]
+            expected[i] = _known(latest, point.considered or point.prompts)
+            average = float(np.mean(point.prompt_rewards)) - _known(latest, point.prompts)
             latest |= {p: r - average for p, r in zip(point.prompts, point.prompt_rewards, strict=True)}
     return expected
+
+
+def _known(latest: dict[int, float], prompts: Seq[int]) -> float:
+    return float(np.mean([latest.get(prompt, 0.0) for prompt in prompts]))
 
 
 def without_difficulty(rewards_RT: Floats, difficulty_RT: Floats) -> Floats:

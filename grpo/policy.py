@@ -5,7 +5,8 @@ The reference policy is the same model with its adapter switched off; nothing is
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from grpo.attention import FULL, WINDOWED, masks
 from grpo.batch import Batch
-from grpo.config import Lora
 from grpo.errors import ModelError
+from grpo.reading import Reader
+from grpo.sections import Lora
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers raises for a directory that is damaged or is no model."""
@@ -39,30 +43,46 @@ class TokenScores:
 class Policy:
     """Base model + adapter on one device. ``model`` is PEFT's; only adapter weights require gradients."""
 
-    def __init__(self, model: PeftModel, path: Path, tokenizer: PreTrainedTokenizerBase, temperature: float) -> None:
+    def __init__(
+        self,
+        model: PeftModel,
+        path: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        temperature: float,
+        reader: Reader | None = None,
+    ) -> None:
         self.model = model
         self.path = path
         self.tokenizer = tokenizer
         self.temperature = temperature
+        self.reader = reader or Reader.of(tokenizer, "auto", {})
+        self.announce: Callable[[Batch], None] = lambda _: None
+        """Called before a pass that one rank makes alone: where the base is split, the others must join."""
 
     @classmethod
     def load(
-        cls, path: Path, *, dtype: str, lora: Lora, seed: int, temperature: float, device: torch.device
+        cls,
+        path: Path,
+        *,
+        dtype: str,
+        lora: Lora,
+        seed: int,
+        temperature: float,
+        device: torch.device,
+        prepare: Callable[[PeftModel], None] = lambda _: None,
     ) -> "Policy":
         """Base model from ``path`` with a fresh adapter whose initialisation depends on ``seed`` alone.
 
-        Raises ModelError when the directory is not a usable model.
+        ``prepare`` gets the model before it moves to the device. Raises ModelError when the directory is not a usable
+        model.
         """
-        base = _load_base(path, dtype)
+        base = load_base(path, dtype)
         torch.manual_seed(seed)
-        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-        settings = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
-        )
         try:
-            model = get_peft_model(base, settings, autocast_adapter_dtype=True)
+            model = get_peft_model(base, lora_settings(lora), autocast_adapter_dtype=True)
         except (ValueError, re.error) as error:
             raise ModelError(f"{path}: lora.targets = {lora.targets!r} does not fit this model: {error}") from None
+        prepare(model)
         return cls(model.to(device).eval(), path, load_tokenizer(path), temperature)
 
     @property
@@ -99,6 +119,13 @@ class Policy:
         zero = {n: torch.zeros_like(v) if "lora_B" in n else v for n, v in self.adapter_state().items()}
         self.load_adapter_state(zero)
 
+    def stop_ids(self) -> set[int]:
+        """Every end-of-sequence id of the generation configuration; some models have several."""
+        stop = self.model.get_base_model().generation_config.eos_token_id
+        if stop is None:
+            stop = self.tokenizer.eos_token_id
+        return set(stop) if isinstance(stop, list) else {stop}
+
     def digest(self) -> str:
         """SHA-256 over the adapter's names and values."""
         return state_digest(self.adapter_state())
@@ -108,14 +135,32 @@ class Policy:
 
         Follows torch's gradient mode.
         """
-        hidden_RLH = self.model.get_base_model().get_decoder()(
+        decoder = self.model.get_base_model().get_decoder()
+        hidden_RLH = decoder(
             input_ids=batch.input_ids_RL,
             position_ids=batch.positions_RL,
-            attention_mask=batch.attends_R1LL,
+            attention_mask=masks(batch, decoder.config, self.head.dtype),
             use_cache=False,
         )[0]
         hidden_TH = hidden_RLH.flatten(0, 1)[batch.source_T]
         return TokenScores(*token_logprobs(hidden_TH, self.head, batch.target_T, temperature or self.temperature))
+
+    def scores_alone(self, batch: Batch, temperature: float) -> TokenScores:
+        """As ``scores``, asked for by the main rank only."""
+        self.announce(batch)
+        return self.scores(batch, temperature)
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Within the block layers keep their input only, and backward passes compute the rest again."""
+        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        try:
+            for layer in layers:
+                layer.training = True  # itself alone: what is inside may sample or drop out in training mode
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -126,6 +171,18 @@ class Policy:
     def lora_layers(self) -> dict[str, LoraLayer]:
         """Adapted modules by their name in the base model."""
         return {n: m for n, m in self.model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+
+    def left_alone(self) -> dict[str, float]:
+        """Matrices no adapter reaches, embeddings aside: last two parts of their names, share of all matrices."""
+        adapted, total, found = set(self.lora_layers()), 0, Counter[str]()
+        embeddings = {id(e.weight) for e in (self.model.get_input_embeddings(), self.model.get_output_embeddings())}
+        for name, parameter in self.model.get_base_model().named_parameters():
+            if parameter.dim() < 2 or id(parameter) in embeddings or ".lora_" in name:
+                continue
+            total += parameter.numel()
+            if not any(name.startswith(f"{module}.") for module in adapted):
+                found[".".join(name.removesuffix(".weight").split(".")[-2:])] += parameter.numel()
+        return {name: count / total for name, count in found.most_common()}
 
     def adapted_bytes(self) -> int:
         """Size of the adapted modules' weights, which is what a merged sync writes."""
@@ -158,6 +215,14 @@ class Policy:
         return kept / wanted if wanted else 1.0
 
 
+def lora_settings(lora: Lora) -> LoraConfig:
+    """PEFT's settings for ours."""
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+
+
 def state_digest(state: dict[str, Tensor]) -> str:
     """SHA-256 over names, shapes and bytes, in name order."""
     sha = hashlib.sha256()
@@ -181,13 +246,22 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_base(path: Path, dtype: str) -> Any:
+def load_base(path: Path, dtype: str) -> Any:
+    """The base model, frozen. Raises ModelError."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json there. Set model.path to a directory in Hugging Face format.")
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+            path, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
         )
     except UNREADABLE as error:
         raise ModelError(f"{path}: cannot be loaded as a causal language model: {error}") from None
-    return model.requires_grad_(False)
+    kinds = set(getattr(model.config, "layer_types", None) or ()) - {WINDOWED, FULL}
+    if kinds:
+        raise ModelError(
+            f"{path}: has layers of {', '.join(sorted(kinds))}, which carry a state along a row: completions that "
+            "share a prompt would see each other. Such models cannot be trained yet"
+        )
+    if model.supports_gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # acts in Policy.recomputing
+    return model.requires_grad_(False).eval()

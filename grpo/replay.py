@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from grpo.config import Convergence
 from grpo.convergence import Look, Verdict, all_looks, curve_verdict
 from grpo.points import Point
+from grpo.sections import Convergence
 from grpo.types import Evaluation
 
 LEVEL_STEPS = 10

@@ -46,6 +46,10 @@ class Sampler(Protocol):
         """Completions per prompt, in order; a pure function of weights, prompts, sampling and seeds on a CPU."""
         ...
 
+    def rest(self) -> None:
+        """Nothing is asked of it until the next ``sync`` or ``sample``: it may hand its memory to the trainer."""
+        ...
+
     def score(self, sequences: Seq[tuple[Seq[int], Seq[int]]]) -> list[list[float]]:
         """Log-probability (temperature 1) of each completion token after its prompt: [(prompt, completion)]."""
         ...

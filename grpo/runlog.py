@@ -61,11 +61,14 @@ class RunLog:
 
         Raises CheckpointError when another process has it or the run in it has another configuration.
         """
-        self._lock = (self.directory / "lock").open("w")
+        self._lock = (self.directory / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"{self.directory}: another process is training in this directory") from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
         _rewrite(self.events_path, list(read_lines(self.events_path)))  # without a line that a crash cut
         path = self.directory / "config.json"
         if path.exists():
@@ -162,11 +165,15 @@ def _dump(group: Group) -> dict[str, Any]:
 def _parse(record: dict[str, Any]) -> Group:
     prompt = record["prompt"]
     prompt |= {"messages": tuple(prompt["messages"]), "token_ids": tuple(prompt["token_ids"])}
-    completions = (
-        c | {"token_ids": tuple(c["token_ids"]), "logprobs": tuple(c["logprobs"])} for c in record["completions"]
-    )
     return Group(
         prompt=Prompt(**prompt),
-        completions=tuple(Completion(**c) for c in completions),
+        completions=tuple(_completion(c) for c in record["completions"]),
         rewards=tuple(Reward(**reward) for reward in record["rewards"]),
+        extra=record.get("extra", False),
     )
+
+
+def _completion(record: dict[str, Any]) -> Completion:
+    lists = {name: tuple(record.get(name, ())) for name in ("token_ids", "logprobs", "turns")}
+    foreign = tuple((start, end) for start, end in record.get("foreign", ()))
+    return Completion(**(record | lists | {"foreign": foreign}))

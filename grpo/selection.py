@@ -50,15 +50,15 @@ def keep(points: Seq[Point], at_hand: Iterable[int]) -> set[int]:
     return recent | ({chosen} if chosen is not None else set())
 
 
-def lower_bounds(rewards_RT: Floats, steps_T: Floats) -> Floats:
+def lower_bounds(rewards_RT: Floats, steps_T: Floats, half_window: int = HALF_WINDOW) -> Floats:
     """(R, T) one-sided 75 % lower bounds of the expected reward at every step of R curves, at least 8 steps.
 
     Local linear regression (Cleveland 1979, JASA 74, 829), which follows a rise up to its end.
     """
     calm = limit_spikes(rewards_RT)
     place = np.arange(rewards_RT.shape[1], dtype=np.float64)
-    start = np.maximum(0, place - HALF_WINDOW).astype(int)
-    end = np.minimum(len(place), place + HALF_WINDOW + 1).astype(int)
+    start = np.maximum(0, place - half_window).astype(int)
+    end = np.minimum(len(place), place + half_window + 1).astype(int)
     length, middle = end - start, (start + end - 1) / 2
     squared = length * (length**2 - 1.0) / 12
 
@@ -75,10 +75,10 @@ def lower_bounds(rewards_RT: Floats, steps_T: Floats) -> Floats:
     return bounds
 
 
-def best_steps(rewards_RT: Floats, steps_T: Floats) -> NDArray[np.int64]:
+def best_steps(rewards_RT: Floats, steps_T: Floats, half_window: int = HALF_WINDOW) -> NDArray[np.int64]:
     """(R,) index of the candidate with the highest lower bound."""
     allowed = steps_T % CANDIDATE_EVERY == 0
-    bounds = np.where(allowed, lower_bounds(rewards_RT, steps_T), -np.inf)
+    bounds = np.where(allowed, lower_bounds(rewards_RT, steps_T, half_window), -np.inf)
     last: NDArray[np.int64] = bounds.shape[1] - 1 - bounds[:, ::-1].argmax(1)
     return last
 

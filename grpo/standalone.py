@@ -1,7 +1,9 @@
-"""Using a model outside a run: score a prompt file, chat. Touches: processes, disk."""
+"""Using a model outside a run: score a prompt file, try a grader, chat. Touches: processes, disk."""
 
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import TextStreamer
 
-from grpo import prompts
-from grpo.checkpoint import ADAPTER, Checkpoint, verify
+from grpo.checkpoint import ADAPTER
 from grpo.config import Config
 from grpo.display import Display
 from grpo.errors import ConfigError, printable
 from grpo.evaluate import evaluate
+from grpo.manifest import Checkpoint, verify
 from grpo.outcome import TEST_STREAM
 from grpo.policy import Policy
-from grpo.resources import compute_dtype, load_policy, open_sampler
+from grpo.prompts import PromptFile, take
+from grpo.rehearsal import Rehearsal, rehearse
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampling
 from grpo.runlog import RunLog
+from grpo.samplers import compute_dtype, load_policy, open_player, open_sampler
+from grpo.types import Group
 
 
 class _Printer(TextStreamer):  # type: ignore[misc]
@@ -39,24 +44,47 @@ def score_file(
     if path is None:
         raise ConfigError("the run has no test prompts; name a file with --data")
     policy, dtype = _policy(config, adapter)
-    rows = prompts.load(path, policy.tokenizer, config.data.max_prompt_tokens)
+    rows = PromptFile(path, policy.tokenizer, config.data.max_prompt_tokens, config.model.template)
     sampling = Sampling(
         completions=completions, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
     )
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         log = RunLog(Path(scratch))
         reward = RewardFunction(config.reward, log.directory / "reward.log")
-        try:
-            with open_sampler(config, policy, dtype, log, display) as sampler:
-                sampler.sync("eval")
-                with display.status(f"scoring {len(rows)} prompts"):
-                    result, _ = evaluate(
-                        sampler, reward, rows, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0
-                    )
-        finally:
-            reward.close()
+        stack.callback(reward.close)
+        sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
+        player = stack.enter_context(open_player(config, policy, sampler, log.directory))
+        sampler.sync("eval")
+        with display.status(f"scoring {len(rows)} prompts"):
+            result, _ = evaluate(player, reward, rows, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0)
     numbers = asdict(result)
     return {name: numbers[name] for name in ("mean", "low", "high", "n", "errors")}
+
+
+def rehearse_run(config: Config, count: int, display: Display) -> tuple[Rehearsal, list[Group]]:
+    """The base model on ``count`` training prompts, scored as in training: can GRPO learn from this?"""
+    policy, dtype = _policy(config, None)
+    rows = PromptFile(config.data.train, policy.tokenizer, config.data.max_prompt_tokens, config.model.template)
+    chosen = take(rows, 0, min(count, len(rows)), config.run.seed)
+    sampling = Sampling(
+        completions=config.rollout.completions_per_prompt,
+        max_tokens=config.rollout.max_tokens,
+        temperature=config.rollout.temperature,
+    )
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        log = RunLog(Path(scratch))
+        reward = RewardFunction(config.reward, log.directory / "reward.log")
+        stack.callback(reward.close)
+        sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
+        player = stack.enter_context(open_player(config, policy, sampler, log.directory))
+        sampler.sync("base")
+        with display.status(f"sampling {len(chosen)} groups of {sampling.completions}"):
+            sampled = player.collect(chosen, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0)
+        with display.status("scoring"):
+            started = time.monotonic()
+            groups = reward.score(sampled)
+            seconds = time.monotonic() - started
+    return rehearse(groups, seconds, config.rollout.prompts_per_step), groups
 
 
 def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_tokens: int) -> Callable[[str], None]:
@@ -68,7 +96,7 @@ def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_t
     def reply(message: str) -> None:
         conversation.append({"role": "user", "content": message})
         ids = policy.tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True, **config.model.template
         ).to(policy.device)
         sampled = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         with torch.no_grad():

@@ -31,7 +31,8 @@ LARGE_CHANGE = 0.1
 NOISE_FACTOR = 4.0
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
 """Share of the trainer's change by which the sampler's may differ: rounding grows with the change."""
-PROBE_PROMPTS = 4
+PROBE_PROMPTS, PROBE_COMPLETIONS = 4, 2
+"""Two completions share their prompt's row, as in training: were one to see the other, the proof would tell."""
 
 Probe = list[tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -127,12 +128,23 @@ class SyncProof:
         return _View(trainer, sampler - trainer)
 
 
+class Proofs:
+    """Of every engine that samples."""
+
+    def __init__(self, proofs: Seq[SyncProof]) -> None:
+        self.proofs = proofs
+
+    def check(self) -> Agreement:
+        """The worst of all engines. Raises SyncError as each does."""
+        return max((proof.check() for proof in self.proofs), key=lambda agreement: agreement.residual)
+
+
 def _draw_probe(sampler: Sampler, prompts: Seq[Seq[int]], seed: int) -> Probe:
     """Completions of the base model: tokens on which the update acts."""
     chosen = prompts[:PROBE_PROMPTS]
-    one = Sampling(completions=1, max_tokens=PROBE_TOKENS, temperature=1.0)
-    groups = sampler.sample(chosen, one, [seed + i for i in range(len(chosen))])
-    return [(tuple(p), group[0].token_ids) for p, group in zip(chosen, groups, strict=True)]
+    two = Sampling(completions=PROBE_COMPLETIONS, max_tokens=PROBE_TOKENS, temperature=1.0)
+    groups = sampler.sample(chosen, two, [seed + i for i in range(len(chosen))])
+    return [(tuple(p), c.token_ids) for p, group in zip(chosen, groups, strict=True) for c in group]
 
 
 def _large_adapter(saved: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -148,10 +160,17 @@ def _large_adapter(saved: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def _trainer_scores(policy: Policy, probe: Probe) -> Tensor:
     sequences = [
-        Sequence(group=i, prompt_ids=p, completion_ids=c, sampler_logprobs=(0.0,) * len(c), advantage=0.0)
+        Sequence(
+            group=i // PROBE_COMPLETIONS,
+            prompt_ids=p,
+            completion_ids=c,
+            sampler_logprobs=(0.0,) * len(c),
+            advantage=0.0,
+            weight=0.0,
+        )
         for i, (p, c) in enumerate(probe)
     ]
-    parts = [policy.scores(b.to(policy.device), temperature=1.0).logprobs for b in pack(sequences, 4096)]
+    parts = [policy.scores_alone(b.to(policy.device), temperature=1.0).logprobs for b in pack(sequences, 4096)]
     return torch.cat(parts).double().cpu()
 
 

@@ -8,12 +8,12 @@
 import sys
 from pathlib import Path
 
-from grpo.errors import INTERRUPTED, GrpoError, explain
+from grpo.errors import INTERRUPTED, GrpoError, exit_code, explain
 from grpo.offline import go_offline
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 done, 1 an error with a message, 2 wrong usage, 130 interrupted."""
+    """Exit code: 0 done, 2 wrong usage, 130 interrupted, else as errors.py has them."""
     if not arguments or arguments[0].startswith("-"):
         print("usage: accelerate launch -m grpo.train CONFIG [section.key=value ...]", file=sys.stderr)
         return 2
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         loop.run(config.load(Path(arguments[0]), arguments[1:]), Display())
     except (GrpoError, OSError) as error:
         print(explain(error), file=sys.stderr)
-        return 1
+        return exit_code(error)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130

@@ -29,9 +29,33 @@ class Completion:
     logprobs: tuple[float, ...]
     """Log-probability (nats) of each token under the policy that sampled it, at the sampling temperature."""
     text: str
-    """Decoded tokens without special tokens."""
+    """The answer: decoded tokens without special tokens, and without what the model thought before."""
     finish_reason: str
     """``stop`` (end of sequence) or ``length`` (cut at the limit)."""
+    reasoning: str = ""
+    """What a model that thinks before it answers thought."""
+    turns: tuple[dict[str, Any], ...] = ()
+    """Of an episode: the messages before the last one, the policy's and the environment's."""
+    foreign: tuple[tuple[int, int], ...] = ()
+    """Stretches [start, end) of ``token_ids`` that the environment wrote; their log-probabilities are 0."""
+    error: str | None = None
+    """Why an episode broke off: it has no reward."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as the last message of the conversation."""
+        thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {"role": "assistant", "content": self.text, **thought}
+
+    @property
+    def policy_turns(self) -> int:
+        """How often the policy spoke."""
+        return 1 + sum(1 for message in self.turns if message["role"] == "assistant")
+
+    @property
+    def sampled(self) -> int:
+        """How many of its tokens the policy sampled."""
+        return len(self.token_ids) - sum(end - start for start, end in self.foreign)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +77,8 @@ class Group:
     prompt: Prompt
     completions: tuple[Completion, ...]
     rewards: tuple[Reward, ...]
+    extra: bool = False
+    """Sampled in place of a group without signal: trained on, but in no mean that is reported, for it was selected."""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -70,6 +96,18 @@ class Sequence:
     completion_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
     advantage: float
+    weight: float
+    """What each of its own tokens counts in the step's loss."""
+    foreign: tuple[tuple[int, int], ...] = ()
+    """As in its completion: in the context, not in the loss."""
+    extra: bool = False
+    """Of an extra group."""
+
+    @property
+    def own(self) -> list[int]:
+        """Places of the tokens that the policy sampled, in ``completion_ids``."""
+        written = {place for start, end in self.foreign for place in range(start, end)}
+        return [place for place in range(len(self.completion_ids)) if place not in written]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,23 +1,34 @@
 """One step's sequences in, one policy update out. Touches: GPU.
 
-The loss is the mean over all completion tokens of the step (DAPO's token-level normaliser, arXiv 2503.14476, section
-3.3); its denominator is counted once, over micro-batches and ranks. Groups without signal count in it and cost nothing.
+How much a token counts in the loss was decided when the step's sequences were made, so no sum here depends on how they
+fall into micro-batches and ranks. Groups without signal count in the denominators and cost nothing.
 Each rank works on its own share of the groups; adapter gradients are summed over ranks before the clip.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from grpo.batch import Batch, pack
-from grpo.config import Update
+from grpo.errors import DeviceMemoryError
 from grpo.loss import LossInputs, LossSums, policy_loss
 from grpo.policy import Policy
+from grpo.sections import Update
+from grpo.sharding import most
 from grpo.types import Sequence
+
+Result = TypeVar("Result")
+FEWEST_TOKENS = 32
+"""Below that no pass is tried."""
+SUMS = ("loss", "clipped", "kl", "gap", "entropy", "tokens")
+MAXIMA = ("gap_max", "grad_norm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +36,7 @@ class UpdateStats:
     """Means over the tokens that carried a gradient, unless said otherwise."""
 
     pg_loss: float
-    """Mean over all completion tokens of the step, as optimised."""
+    """The step's loss as optimised; with several minibatches their mean."""
     grad_norm: float
     """Before clipping; the largest of the step's minibatches."""
     entropy: float | None
@@ -35,6 +46,8 @@ class UpdateStats:
     gap_mean: float
     gap_max: float
     learning_rate: float
+    tokens_per_microbatch: int
+    """As it was in the end: less than configured after memory ran out."""
     trained_tokens: int
 
 
@@ -46,6 +59,8 @@ class Updater:
         self.config = config
         self.accelerator = accelerator
         self.budget = budget
+        self.tokens = config.tokens_per_microbatch
+        """Of one forward pass; halved when memory runs out."""
         self.optimizer = torch.optim.AdamW(
             policy.adapter_parameters().values(), lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.99)
         )
@@ -57,22 +72,19 @@ class Updater:
             rate *= max(0.0, 1.0 - step / self.budget)
         return rate
 
-    def step(self, sequences: Seq[Sequence], tokens: int, step: int) -> UpdateStats:
-        """Update the policy. ``tokens``: all scored completion tokens of the step, those without signal included.
-
-        Every rank passes the same arguments. Without sequences the policy stays as it is.
-        """
+    def step(self, sequences: Seq[Sequence], step: int) -> UpdateStats:
+        """Update the policy. Every rank passes the same arguments. Without sequences the policy stays as it is."""
         rate = self.learning_rate(step)
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
         parts = _split(sequences, self.config.minibatches)
-        old = [self._old_logprobs(part) for part in parts]
-        total = _Totals()
+        old = [self._within_memory(partial(self._old_logprobs, part)) for part in parts]
+        total = _Totals(self.policy.device)
         for part, anchors in zip(parts, old, strict=True):
             if part:
-                share = max(1.0, tokens / self.config.minibatches)
-                total.add(self._minibatch(part, anchors, share))
-        return total.stats(tokens, rate)
+                summed = self._within_memory(partial(self._gradients, part, anchors))
+                total.add(summed.reduced(self.accelerator, self._apply()))
+        return total.stats(rate, self.tokens)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments and counters as named tensors, for safetensors."""
@@ -91,27 +103,56 @@ class Updater:
                 self.optimizer.state[parameter] = moved
 
     def _batches(self, sequences: Seq[Sequence]) -> list[Batch]:
-        """This rank's share: whole groups, dealt out in turn."""
+        """This rank's share: whole groups, dealt out in turn. Where the base is split, as many as of any other rank."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         order = {group: i for i, group in enumerate(dict.fromkeys(s.group for s in sequences))}
         mine = [s for s in sequences if order[s.group] % ranks == rank]
-        return pack(mine, self.config.tokens_per_microbatch)
+        batches = pack(mine, self.tokens)
+        if not self.config.shard_base:
+            return batches
+        nothing = replace(sequences[0], completion_ids=(), sampler_logprobs=(), foreign=(), weight=0.0)
+        return batches + pack([nothing], self.tokens) * (most(self.accelerator, len(batches)) - len(batches))
 
-    def _old_logprobs(self, sequences: Seq[Sequence]) -> list[Tensor] | None:
-        """Log-probs before the step's first update; with one minibatch the training pass gives them for free."""
+    def _within_memory(self, action: Callable[[], Result]) -> Result:
+        """What ``action`` returns. Out of memory, it is done again with half the tokens: it starts from nothing.
+
+        Raises DeviceMemoryError where that does not help, and with several ranks, which would wait for each other.
+        """
+        while True:
+            try:
+                return action()
+            except torch.OutOfMemoryError as error:
+                if self.accelerator.num_processes > 1 or self.tokens < 2 * FEWEST_TOKENS:
+                    raise DeviceMemoryError(
+                        f"out of memory with update.tokens_per_microbatch = {self.tokens}; lower it, or set "
+                        f"update.gradient_checkpointing = true. The step's rollouts are kept. {error}"
+                    ) from None
+            self.tokens //= 2
+            torch.cuda.empty_cache()
+
+    def _old_logprobs(self, sequences: Seq[Sequence]) -> Tensor | None:
+        """[T] before the step's first update; with one minibatch the training pass gives them for free."""
         if self.config.minibatches == 1:
             return None
         with torch.no_grad():
-            return [self._scores(batch) for batch in self._batches(sequences)]
+            return torch.cat([torch.zeros(0), *(self._scores(batch).cpu() for batch in self._batches(sequences))])
 
     def _scores(self, batch: Batch) -> Tensor:
         return self.policy.scores(batch.to(self.policy.device)).logprobs
 
-    def _minibatch(self, sequences: Seq[Sequence], old: list[Tensor] | None, denominator: float) -> "_Totals":
+    def _gradients(self, sequences: Seq[Sequence], old: Tensor | None) -> "_Totals":
+        """Leave this rank's gradients in the parameters. However the tokens are cut up, they come in the same order."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = _Totals()
-        for i, batch in enumerate(self._batches(sequences)):
-            total.add(self._backward(batch.to(self.policy.device), old[i] if old else None, denominator))
+        total, seen = _Totals(self.policy.device), 0
+        with self.policy.recomputing() if self.config.gradient_checkpointing else nullcontext():
+            for batch in self._batches(sequences):
+                anchors = None if old is None else old[seen : seen + len(batch.target_T)].to(self.policy.device)
+                total.add(self._backward(batch.to(self.policy.device), anchors))
+                seen += len(batch.target_T)
+        return total
+
+    def _apply(self) -> Tensor:
+        """Sum gradients over ranks, clip them, move the adapter; the norm before clipping."""
         parameters = list(self.policy.adapter_parameters().values())
         for parameter in parameters:
             if parameter.grad is None:
@@ -119,9 +160,9 @@ class Updater:
             parameter.grad = self.accelerator.reduce(parameter.grad, "sum")
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         self.optimizer.step()
-        return total.reduced(self.accelerator, float(norm))
+        return norm
 
-    def _backward(self, batch: Batch, old: Tensor | None, denominator: float) -> "_Totals":
+    def _backward(self, batch: Batch, old: Tensor | None) -> "_Totals":
         scores = self.policy.scores(batch)
         inputs = LossInputs(
             logprobs=scores.logprobs,
@@ -129,16 +170,12 @@ class Updater:
             sampler_logprobs=batch.sampler_logprobs_T,
             reference_logprobs=self._reference(batch),
             advantages=batch.advantages_T,
+            weights=batch.weights_T,
+            sequence=batch.sequence_T,
         )
-        c = self.config
-        sums = policy_loss(
-            inputs,
-            clip_low=c.clip_low,
-            clip_high=c.clip_high,
-            importance_cap=c.importance_cap,
-            kl_coef=c.kl_coef,
-        )
-        (sums.loss / denominator).backward()  # type: ignore[no-untyped-call]
+        sums = policy_loss(inputs, self.config)
+        # each of several minibatches is an estimate of the whole step's gradient from its share of the tokens
+        (sums.loss * self.config.minibatches).backward()  # type: ignore[no-untyped-call]
         return _Totals.of(sums, scores.entropy)
 
     def _reference(self, batch: Batch) -> Tensor | None:
@@ -158,55 +195,50 @@ def _split(sequences: Seq[Sequence], parts: int) -> list[list[Sequence]]:
     return split
 
 
-@dataclass(slots=True)
 class _Totals:
-    """Running sums of one step's metrics."""
+    """Running sums of one step's metrics, on the device in float64: reading one would make the CPU wait for the GPU."""
 
-    loss: float = 0.0
-    clipped: float = 0.0
-    kl: float = 0.0
-    gap: float = 0.0
-    entropy: float = 0.0
-    tokens: float = 0.0
-    gap_max: float = 0.0
-    grad_norm: float = 0.0
+    def __init__(self, device: torch.device, values: dict[str, Tensor] | None = None) -> None:
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self.values = values or dict.fromkeys((*SUMS, *MAXIMA), zero)
 
     @classmethod
     def of(cls, sums: LossSums, entropy: Tensor) -> "_Totals":
-        values = {name: float(getattr(sums, name).detach()) for name in ("loss", "clipped", "kl", "gap", "gap_max")}
-        return cls(**values, entropy=float(entropy.sum()), tokens=entropy.numel())
+        count = torch.full((), entropy.numel(), dtype=torch.float64, device=entropy.device)
+        own = {name: getattr(sums, name).detach().double() for name in ("loss", "clipped", "kl", "gap", "gap_max")}
+        norm = torch.zeros_like(count)
+        return cls(entropy.device, own | {"entropy": entropy.double().sum(), "tokens": count, "grad_norm": norm})
 
     def add(self, other: "_Totals") -> None:
-        for name in _sums():
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.gap_max = max(self.gap_max, other.gap_max)
-        self.grad_norm = max(self.grad_norm, other.grad_norm)
+        for name in SUMS:
+            self.values[name] = self.values[name] + other.values[name]
+        for name in MAXIMA:
+            self.values[name] = torch.maximum(self.values[name], other.values[name])
 
-    def reduced(self, accelerator: Accelerator, grad_norm: float) -> "_Totals":
-        """Summed over ranks; the gradient norm is already global."""
-        if accelerator.num_processes > 1:
-            values = torch.tensor(list(asdict(self).values()), dtype=torch.float64, device=accelerator.device)
-            gathered = accelerator.gather(values[None])
-            joined = dict(zip((f.name for f in fields(self)), gathered.sum(0).tolist(), strict=True))
-            joined["gap_max"] = float(gathered[:, list(joined).index("gap_max")].amax())
-            return _Totals(**(joined | {"grad_norm": grad_norm}))
-        self.grad_norm = grad_norm
-        return self
-
-    def stats(self, all_tokens: int, rate: float) -> UpdateStats:
-        trained = max(1.0, self.tokens)
-        return UpdateStats(
-            pg_loss=self.loss / max(1, all_tokens),
-            grad_norm=self.grad_norm,
-            entropy=self.entropy / self.tokens if self.tokens else None,
-            clip_share=self.clipped / trained,
-            kl=self.kl / trained,
-            gap_mean=self.gap / trained,
-            gap_max=self.gap_max,
-            learning_rate=rate,
-            trained_tokens=int(self.tokens),
+    def reduced(self, accelerator: Accelerator, grad_norm: Tensor) -> "_Totals":
+        """Over ranks; the gradient norm is already global."""
+        self.values["grad_norm"] = grad_norm.detach().double()
+        if accelerator.num_processes == 1:
+            return self
+        gathered: Any = accelerator.gather(torch.stack(list(self.values.values()))[None])
+        joined = dict(zip(self.values, zip(gathered.sum(0), gathered.amax(0), strict=True), strict=True))
+        return _Totals(
+            gathered.device, {name: worst if name in MAXIMA else total for name, (total, worst) in joined.items()}
         )
 
-
-def _sums() -> Iterable[str]:
-    return ("loss", "clipped", "kl", "gap", "entropy", "tokens")
+    def stats(self, rate: float, microbatch: int) -> UpdateStats:
+        """The one place where the CPU waits for the numbers."""
+        found = dict(zip(self.values, torch.stack(list(self.values.values())).tolist(), strict=True))
+        trained = max(1.0, found["tokens"])
+        return UpdateStats(
+            pg_loss=found["loss"],
+            grad_norm=found["grad_norm"],
+            entropy=found["entropy"] / found["tokens"] if found["tokens"] else None,
+            clip_share=found["clipped"] / trained,
+            kl=found["kl"] / trained,
+            gap_mean=found["gap"] / trained,
+            gap_max=found["gap_max"],
+            learning_rate=rate,
+            tokens_per_microbatch=microbatch,
+            trained_tokens=int(found["tokens"]),
+        )

@@ -4,21 +4,23 @@ Touches: processes, network (a local socket), disk. A dead or hung engine is res
 request repeated; requests are seeded, so a repeated one draws the same completions.
 """
 
-import asyncio
+import re
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 
 from grpo.config import Config
-from grpo.engine import Engine, EngineDown, EngineOptions, decode, scratch_directory
+from grpo.connection import EngineDown
+from grpo.engine import Engine, EngineOptions, scratch_directory
 from grpo.errors import EngineError, SyncError
 from grpo.policy import Policy
+from grpo.remote_engine import RemoteEngine
 from grpo.rollout import PROBE_TOKENS, Delivery, Sampling
+from grpo.sections import OWN
 from grpo.types import Completion
 
 # A model's generation_config.json may turn these on; the trainer computes the full distribution.
@@ -26,22 +28,31 @@ PLAIN_SAMPLING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty":
 
 
 class VllmSampler:
-    """Owns one engine process; ``policy`` is the trainer's, read at every sync and restart."""
+    """Owns one engine process, or uses one elsewhere; ``policy`` is the trainer's, read at every sync and restart."""
 
     def __init__(
-        self, config: Config, policy: Policy, *, dtype: str, log: Path, on_restart: Callable[[str], None]
+        self,
+        config: Config,
+        policy: Policy,
+        *,
+        dtype: str,
+        log: Path,
+        on_restart: Callable[[str], None],
+        at: str = OWN,
     ) -> None:
+        """``at``: the URL of an engine that runs already."""
         self.config = config
+        self.url = at
         self.policy = policy
         self.dtype = dtype
         self.log = log
         self.on_restart = on_restart
         self.device = policy.device.type
-        self.strategy = config.rollout.sync
-        if self.strategy == "auto":  # vLLM's adapter kernels for GPUs take 16-bit inputs only
-            self.strategy = "merged" if self.device == "cpu" or dtype == "float32" else "adapter"
-        self.name = f"vllm ({self.strategy})"
+        self.strategy = sync_strategy(config, dtype, self.device)
+        self.name = f"vllm ({self.strategy})" if at == OWN else f"vllm at {at} ({self.strategy})"
         self.version = "start"
+        self.sleeps = takes_turns(config, self.device) and at == OWN
+        self._resting = False
         self.engine = self._launch()
 
     def sync(self, version: str) -> Delivery:
@@ -66,7 +77,7 @@ class VllmSampler:
             }
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return [[_completion(c) for c in answer["choices"]] for answer in self._persist(lambda: self._ask(bodies))]
+        return [[self._completion(c) for c in answer["choices"]] for answer in self._persist(lambda: self._ask(bodies))]
 
     def score(self, sequences: Seq[tuple[Seq[int], Seq[int]]]) -> list[list[float]]:
         """Log-probabilities of given completions, read off the prompt's log-probabilities."""
@@ -80,6 +91,12 @@ class VllmSampler:
             for answer, (prompt, completion) in zip(answers, sequences, strict=True)
         ]
 
+    def rest(self) -> None:
+        """Put the engine to sleep: its weights go to the host's memory, its cache is dropped."""
+        if self.sleeps and not self._resting:
+            self._persist(lambda: self.engine.post("/sleep?level=1"))
+            self._resting = True
+
     def close(self) -> None:
         self.engine.stop()
 
@@ -89,6 +106,7 @@ class VllmSampler:
             try:
                 if attempt:
                     self._restart()
+                self._wake()
                 return action()
             except EngineDown as error:
                 reason = str(error)
@@ -98,7 +116,16 @@ class VllmSampler:
             "rollout.timeout_s and rollout.restarts may be raised on resume"
         )
 
+    def _wake(self) -> None:
+        """The cache of before the sleep is gone; what is left of it must not be found again."""
+        if self._resting:
+            torch.cuda.empty_cache()  # the trainer's leftovers, which the engine needs now
+            self.engine.post("/wake_up")
+            self.engine.post("/reset_prefix_cache")
+            self._resting = False
+
     def _restart(self) -> None:
+        self._resting = False
         self.engine.stop()
         try:
             self.engine = self._launch()
@@ -106,22 +133,22 @@ class VllmSampler:
             raise EngineDown(str(error)) from None  # one attempt of several: memory may not be free yet
         self._load()
 
-    def _launch(self) -> Engine:
+    def _launch(self) -> Engine | RemoteEngine:
+        if self.url != OWN:
+            remote = RemoteEngine(self.url, self._shared(), self.config.rollout.timeout_s, lambda: self.version)
+            remote.start()
+            return remote
         scratch = scratch_directory(self.policy.adapted_bytes())
-        options = EngineOptions(
-            model=self.policy.path,
-            dtype=self.dtype,
-            max_model_len=self.config.data.max_prompt_tokens + max(self.config.rollout.max_tokens, PROBE_TOKENS) + 1,
-            device=self.device,
-            memory_gib=self.config.rollout.engine_memory_gib,
-            memory_share=self.config.rollout.engine_memory_share,
-            seed=self.config.run.seed,
-            lora_rank=self.config.lora.rank if self.strategy == "adapter" else None,
-            lora_targets=tuple(sorted({name.rpartition(".")[2] for name in self.policy.lora_layers()})),
-        )
+        targets = {name.rpartition(".")[2] for name in self.policy.lora_layers()}
+        options = engine_options(self.config, self.dtype, self.device, self.strategy, targets)
         engine = Engine(options, scratch, self.log, self.config.rollout.timeout_s)
         engine.start()
         return engine
+
+    def _shared(self) -> Path:
+        """Of this engine alone, in the directory that all machines see."""
+        directory = self.config.rollout.shared_dir or self.config.run.dir / "weights"
+        return directory.resolve() / re.sub(r"[^A-Za-z0-9.-]+", "-", self.url)
 
     def _load(self) -> tuple[int, float | None]:
         return self._load_merged() if self.strategy == "merged" else self._load_adapter()
@@ -149,35 +176,62 @@ class VllmSampler:
         if abs(answer["norm"] - expected) > 0.02 * expected:
             raise SyncError(f"the engine's adapter has squared norm {answer['norm']:.6g}, the trainer's {expected:.6g}")
         self.engine.post("/reset_prefix_cache")
+        self._rpc("loaded", version=self.version)
         return int(answer["modules"]), None
 
+    def _completion(self, choice: dict[str, Any]) -> Completion:
+        said = self.policy.reader.read(choice["token_ids"], choice["text"])
+        return Completion(
+            token_ids=tuple(choice["token_ids"]),
+            logprobs=tuple(choice["logprobs"]["token_logprobs"]),
+            text=said.answer,
+            reasoning=said.reasoning,
+            finish_reason=choice["finish_reason"],
+        )
+
     def _rpc(self, method: str, **arguments: str) -> dict[str, Any]:
-        results = self.engine.post("/collective_rpc", {"method": method, "kwargs": arguments})["results"]
-        answer: dict[str, Any] = results[0]
+        """Of every worker of the engine; raises SyncError where they do not say the same."""
+        answer: dict[str, Any]
+        answer, *others = self.engine.post("/collective_rpc", {"method": method, "kwargs": arguments})["results"]
+        if any(other != answer for other in others):
+            raise SyncError(f"the engine's workers differ after {method}: {[answer, *others]}")
         return answer
 
     def _ask(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
         model = "adapter" if self.strategy == "adapter" else "policy"
         complete = [body | {"model": model, "cache_salt": self.version} for body in bodies]
-        return asyncio.run(_post_all(self.engine.socket, complete, self.engine.timeout_s))
+        return self.engine.complete(complete)
 
 
-async def _post_all(socket: Path, bodies: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any]]:
-    transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=256))
-    try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout_s) as client:
-            requests = (client.post("/v1/completions", json=body) for body in bodies)
-            return [decode(response) for response in await asyncio.gather(*requests)]
-    except httpx.HTTPError as error:
-        raise EngineDown(f"/v1/completions: {type(error).__name__} {error}") from None
+def sync_strategy(config: Config, dtype: str, device: str) -> str:
+    """``merged`` or ``adapter``: vLLM's adapter kernels for GPUs take 16-bit inputs only, those for CPUs are slow."""
+    if config.update.shard_base:
+        return "adapter"
+    if config.rollout.sync != "auto":
+        return config.rollout.sync
+    return "merged" if device == "cpu" or dtype == "float32" else "adapter"
 
 
-def _completion(choice: dict[str, Any]) -> Completion:
-    return Completion(
-        token_ids=tuple(choice["token_ids"]),
-        logprobs=tuple(choice["logprobs"]["token_logprobs"]),
-        text=choice["text"],
-        finish_reason=choice["finish_reason"],
+def takes_turns(config: Config, device: str) -> bool:
+    """Whether the engine sleeps during updates."""
+    return config.rollout.sleep and device == "cuda"
+
+
+def engine_options(config: Config, dtype: str, device: str, strategy: str, targets: set[str]) -> EngineOptions:
+    """The engine that a run asks for; ``targets``: last parts of the adapted modules' names."""
+    rollout = config.rollout
+    return EngineOptions(
+        model=config.model.path,
+        dtype=dtype,
+        max_model_len=config.data.max_prompt_tokens + max(config.longest_completion, PROBE_TOKENS) + 1,
+        device=device,
+        memory_gib=rollout.engine_memory_gib,
+        memory_share=rollout.engine_memory_share,
+        seed=config.run.seed,
+        sleeps=takes_turns(config, device),
+        tensor_parallel=rollout.tensor_parallel,
+        lora_rank=config.lora.rank if strategy == "adapter" else None,
+        lora_targets=tuple(sorted(targets)),
     )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,10 @@ DEMO_MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|assistant|>"
 
 
-def make_tiny_model(directory: Path, *, tied: bool = False, seed: int = 0) -> Path:
-    """A two-layer Llama with random weights and a byte-level tokenizer, in Hugging Face format."""
-    import torch
+def tiny_tokenizer() -> tuple[Any, int]:
+    """A byte-level tokenizer with a chat template, and its vocabulary's size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<eos>", "<|user|>", "<|assistant|>", *alphabet])}
@@ -28,9 +28,18 @@ def make_tiny_model(directory: Path, *, tied: bool = False, seed: int = 0) -> Pa
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", pad_token="<eos>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>"]})
     tokenizer.chat_template = TEMPLATE
+    return tokenizer, len(vocabulary)
+
+
+def make_tiny_model(directory: Path, *, tied: bool = False, seed: int = 0) -> Path:
+    """A two-layer Llama with random weights and a byte-level tokenizer, in Hugging Face format."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer, size = tiny_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=size,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=2,

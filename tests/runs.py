@@ -11,7 +11,10 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-TIMES = ("seconds", "seconds_sampling", "seconds_update", "sync_seconds", "tokens_per_second")
+TIMES = (
+    *("seconds", "seconds_sampling", "seconds_scoring", "seconds_slowest_call", "seconds_update", "sync_seconds"),
+    "tokens_per_second",
+)
 """Fields of a metrics line that tell how long something took; everything else must repeat exactly."""
 
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,34 +14,56 @@ ORDER = [
     "errors",
     "types",
     "offline",
+    "sections",
     "config",
     "doctor",
+    "rows",
     "prompts",
+    "conversion",
     "advantages",
+    "survey",
     "points",
+    "drawing",
     "linefit",
     "falls",
     "flatness",
     "heldout",
     "health",
     "convergence",
+    "rehearsal",
     "forecast",
     "outlook",
     "replay",
+    "manifest",
     "batch",
+    "attention",
     "loss",
+    "reading",
     "policy",
+    "shapes",
+    "placement",
     "rollout",
+    "sharding",
     "hf_sampler",
-    "engine_host",
+    "process_host",
     "engine_extension",
+    "connection",
     "engine",
+    "remote_engine",
     "vllm_sampler",
+    "replicas",
     "sync",
     "reward_host",
+    "syscalls",
+    "users",
+    "sandbox",
+    "reward_process",
+    "reward_remote",
     "rewards",
+    "episodes",
     "update",
     "runlog",
+    "sinks",
     "streams",
     "checkpoint",
     "evaluate",
@@ -48,11 +71,19 @@ ORDER = [
     "metrics",
     "plot",
     "display",
+    "samplers",
+    "ranks",
     "resources",
     "outcome",
+    "groups",
     "loop",
+    "export",
     "standalone",
     "train",
+    "server",
+    "cli_data",
+    "cli_plan",
+    "cli_engine",
     "cli",
     "demo_model",
     "__main__",
@@ -60,22 +91,60 @@ ORDER = [
 ONLY_IN = {
     "vllm": set(),
     "triton": set(),
-    "peft": {"policy"},
-    "transformers": {"policy", "standalone", "demo_model"},
-    "typer": {"cli"},
+    "peft": {"policy", "shapes", "export"},
+    "transformers": {"policy", "shapes", "standalone", "demo_model"},
+    "typer": {"cli", "cli_data", "cli_engine", "cli_plan", "server/cli", "server/cli_jobs"},
     "matplotlib": {"plot"},
-    "httpx": {"engine", "vllm_sampler"},
+    "httpx": {"connection", "reward_remote", "server/engines", "server/openai/inference"},
+    "boto3": {"reward_remote"},
+    "pyseccomp": {"syscalls"},
+    "sqlalchemy": {"server/store/*", "server/app", "server/supervisor"},
+    "alembic": {"server/store/*"},
+    "fastapi": {"server/context", "server/app", "server/openai/*"},
+    "uvicorn": {"server/serve", "server/protocol"},
+    "python_multipart": {"server/uploads"},
     "scipy": {"linefit", "flatness", "forecast"},
     "tensorboard": {"streams"},
 }
+SERVER_ORDER = [
+    "errors",
+    "records",
+    "settings",
+    "store",
+    "keys",
+    "aws_auth",
+    "guard",
+    "uploads",
+    "catalogue",
+    "training_files",
+    "plan",
+    "graders",
+    "functions",
+    "trial",
+    "projection",
+    "transitions",
+    "worker",
+    "supervisor",
+    "engines",
+    "context",
+    "openai",
+    "app",
+    "protocol",
+    "serve",
+    "cli_jobs",
+    "cli",
+]
+"""Inside ``server``; ``cli`` knows the store and what changes it, not the application."""
 LIGHT = [
     "errors",
     "types",
+    "sections",
     "config",
     "doctor",
     "prompts",
     "advantages",
     "points",
+    "drawing",
     "linefit",
     "falls",
     "flatness",
@@ -89,9 +158,20 @@ LIGHT = [
     "engine",
     "rewards",
     "runlog",
+    "manifest",
+    "server.app",
+    "server.serve",
+    "server.cli",
     "cli",
 ]
-SOURCES = sorted(ROOT.glob("grpo/*.py")) + sorted(ROOT.glob("kernels/grpo_kernels/*.py"))
+SOURCES = sorted(ROOT.glob("grpo/**/*.py")) + sorted(ROOT.glob("kernels/grpo_kernels/*.py"))
+TRUSTED = [path for path in SOURCES if path.parent.name != "graders"]
+"""Built-in graders are reward code: they run in the sandbox, and exec what they grade."""
+
+
+def place(path: Path) -> str:
+    """A file's place below ``grpo``: ``loop``, ``server/store/jobs``."""
+    return str(path.relative_to(ROOT / "grpo").with_suffix(""))
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -104,7 +184,10 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_every_file_has_its_place() -> None:
-    assert sorted(ORDER) == sorted(p.stem for p in ROOT.glob("grpo/*.py") if p.stem != "__init__")
+    found = [p.stem for p in ROOT.glob("grpo/*.py") if p.stem != "__init__"]
+    assert sorted(ORDER) == sorted([*found, "server"])
+    inside = [p.stem for p in ROOT.glob("grpo/server/*.py") if p.stem != "__init__"]
+    assert sorted(SERVER_ORDER) == sorted([*inside, "store", "openai"])
 
 
 def test_imports_point_one_way() -> None:
@@ -115,16 +198,26 @@ def test_imports_point_one_way() -> None:
             ours = parts[0] == "grpo" and len(parts) > 1
             if ours and ORDER.index(parts[1]) >= ORDER.index(path.stem):
                 wrong.append(f"{path.name}:{line} imports {parts[1]}")
+    for path in ROOT.glob("grpo/server/**/*.py"):
+        own = path.relative_to(ROOT / "grpo" / "server").parts[0].removesuffix(".py")
+        for line, name in imports(path):
+            parts = name.split(".")
+            inside = parts[:2] == ["grpo", "server"] and len(parts) > 2 and parts[2] != own
+            if inside and SERVER_ORDER.index(parts[2]) >= SERVER_ORDER.index(own):
+                wrong.append(f"server/{path.name}:{line} imports {parts[2]}")
+            below = parts[0] != "grpo" or len(parts) == 1 or ORDER.index(parts[1]) <= ORDER.index("server")
+            if not below:
+                wrong.append(f"server/{path.name}:{line} imports {parts[1]}")
     assert wrong == []
 
 
 def test_libraries_stay_in_their_files() -> None:
-    found = [
-        f"{path.name}:{line} imports {name}"
-        for path in ROOT.glob("grpo/*.py")
-        for line, name in imports(path)
-        if name.split(".")[0] in ONLY_IN and path.stem not in ONLY_IN[name.split(".")[0]]
-    ]
+    found = []
+    for path in ROOT.glob("grpo/**/*.py"):
+        for line, name in imports(path):
+            allowed = ONLY_IN.get(name.split(".")[0])
+            if allowed is not None and not any(fnmatch(place(path), pattern) for pattern in allowed):
+                found.append(f"{place(path)}:{line} imports {name}")
     assert found == []
 
 
@@ -156,7 +249,7 @@ def test_files_and_functions_stay_short() -> None:
 
 def test_public_functions_and_modules_have_docstrings() -> None:
     missing = [p.name for p in SOURCES if not ast.get_docstring(ast.parse(p.read_text()))]
-    for path in SOURCES:
+    for path in TRUSTED:
         for node in ast.parse(path.read_text()).body:
             named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
             if named and not ast.get_docstring(node) and node.name != "main":
@@ -167,7 +260,7 @@ def test_public_functions_and_modules_have_docstrings() -> None:
 def test_nothing_dangerous() -> None:
     """No pickle, no torch.load, no eval: a checkpoint, a prompt file or a reply never runs code."""
     found = []
-    for path in SOURCES:
+    for path in TRUSTED:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
@@ -181,7 +274,10 @@ def test_nothing_dangerous() -> None:
 
 
 def test_broad_excepts_are_counted() -> None:
-    """Three places run somebody else's code: the reward function (loading, calling) and a model's chat template."""
+    """Somebody else's code is run in three places: the reward function (loading, calling) and a model's chat template.
+
+    The fourth keeps one job's bug from stopping the others.
+    """
     found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -189,10 +285,11 @@ def test_broad_excepts_are_counted() -> None:
                 caught = ast.unparse(node.type) if node.type else "everything"
                 if caught == "everything" or "Exception" in caught.replace("(", " ").replace(",", " ").split():
                     found.append(path.name)
-    assert sorted(found) == ["prompts.py", "reward_host.py", "reward_host.py"]
+    assert sorted(found) == ["prompts.py", "reward_host.py", "reward_host.py", "supervisor.py"]
 
 
 def test_the_order_is_the_documented_one() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    listed = [name for name in ORDER if not name.startswith("__")]
+    listed = [name for name in [*ORDER, *SERVER_ORDER] if not name.startswith("__")]
+    listed = [name for name in listed if name not in ("server", "store", "openai")]
     assert [name for name in listed if f"{name}.py" not in text] == []

@@ -1,5 +1,7 @@
-"""The benchmark of the stop rule in small, on the same curves for all rules. In full: make bench-convergence."""
+"""The benchmarks in small. In full: make bench-convergence, make gpu-proof."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 
 from grpo.flatness import Series
+
+import families
 
 FOLDER = str(Path(__file__).resolve().parent.parent / "benchmarks" / "convergence")
 
@@ -52,3 +56,18 @@ def test_alarms_and_given_up_by_hand(modules) -> None:
     # the last candidate is step 595 of 599: 4 steps of 0.0012 out of a rise of 599
     assert lost["given_up"] == pytest.approx(4 / 599)
     assert lost["still_to_come"] == 0
+
+
+def test_the_gpu_proof_runs_on_a_cpu_but_for_its_memory(tmp_path: Path) -> None:
+    """On a card the same file is filled with its name and figures."""
+    model = families.make("qwen3", tmp_path / "model")
+    command = [sys.executable, "benchmarks/gpu/proof.py", "--device", "cpu", "--model", str(model), "--tokens", "2048"]
+    done = subprocess.run(
+        [*command, "--groups", "1", "--out", str(tmp_path / "gpu.json")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["machine"]["card"] == "none (CPU)"
+    assert found["kernel"]["torch.float32"]["logprob"] < 1e-4
+    assert [u["recompute"] for u in found["updates"]] == [False, True]
+    assert all(u["tokens_per_second"] > 0 and u["peak_gib"] is None for u in found["updates"])

@@ -81,7 +81,7 @@ def test_a_reward_that_always_fails_stops_the_run_with_its_reason(tiny_run, tmp_
     (tmp_path / "reward.py").write_text("def lambda_handler(event, context):\n    raise KeyError('answer')")
     result = grpo("train", str(config))
     assert result.returncode == 1
-    assert "not one completion of step 1 could be scored" in result.stderr
+    assert "16 of 16 completions of step 1 could not be scored" in result.stderr
     assert "KeyError: 'answer'" in result.stderr
 
 

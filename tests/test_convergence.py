@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from grpo.config import Convergence
 from grpo.convergence import Verdict, judge
 from grpo.points import Point
+from grpo.sections import Convergence
 
 RULE = Convergence(delta=0.05, alpha=0.05, horizon=10, min_steps=15)
 

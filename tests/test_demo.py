@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_demo_cut_short_killed_and_resumed(tmp_path: Path) -> None:
     run = tmp_path / "demo"
     (tmp_path / "few.jsonl").write_text("\n".join(Path("configs/demo/test.jsonl").read_text().splitlines()[:4]))

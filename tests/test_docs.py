@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,41 @@ def test_every_metric_is_documented(tiny_run, tmp_path: Path) -> None:
 
 def test_docs_name_no_foreign_paths() -> None:
     assert [p.name for p in PAGES if re.search(r"/(?:root|work|home)/", p.read_text())] == []
+
+
+def test_the_api_page_is_what_the_code_says() -> None:
+    done = subprocess.run([sys.executable, "scripts/api_page.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"run scripts/api_page.py\n{done.stderr}"
+
+
+def test_every_complaint_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "pains.md").read_text()
+    known = {
+        name for path in ROOT.glob("tests/test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) == 26
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named or "cannot happen" in row, row
+        assert set(named) <= known, set(named) - known
+
+
+def cuda_lines() -> list[tuple[str, str]]:
+    """(file, line without comment) of all code that mentions CUDA; docstrings are no code."""
+    found = []
+    for path in [*ROOT.glob("grpo/**/*.py"), *ROOT.glob("kernels/**/*.py")]:
+        with path.open("rb") as file:
+            tokens = list(tokenize.tokenize(file.readline))
+        lines = path.read_text().splitlines()
+        words = [t for t in tokens if t.type in (tokenize.NAME, tokenize.STRING) and '"""' not in t.string]
+        rows = {word.start[0] for word in words if "cuda" in word.string}
+        found += [(str(path.relative_to(ROOT)), lines[row - 1].split("  #")[0].strip()) for row in rows]
+    return sorted(found)
+
+
+def test_every_line_that_only_a_gpu_runs_is_listed() -> None:
+    page = (ROOT / "docs" / "dark-lines.md").read_text()
+    listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| ([^|]+) \|$", page, re.M)
+    assert sorted((file, line) for file, line, _ in listed) == cuda_lines()
+    assert all(len(reason.split()) >= 1 for *_, reason in listed)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.config import Convergence
 from grpo.convergence import Look, all_looks, judge
 from grpo.flatness import SMALLEST_WINDOW
 from grpo.points import Point, dump, parse
+from grpo.sections import Convergence
 
 rewards = st.lists(st.floats(-100, 100, allow_nan=False), min_size=40, max_size=90)
 anything = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo.config import Lora
 from grpo.errors import SyncError
 from grpo.hf_sampler import TransformersSampler
 from grpo.policy import Policy
 from grpo.rollout import Delivery
+from grpo.sections import Lora
 from grpo.sync import SyncProof
 
 State = dict[str, Tensor]

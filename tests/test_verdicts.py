@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grpo.config import Convergence
 from grpo.convergence import Verdict, judge
 from grpo.points import Point
+from grpo.sections import Convergence
 from grpo.types import Evaluation
 
 RULE = Convergence(delta=0.05, alpha=0.05, horizon=10, min_steps=15)
@@ -150,3 +150,28 @@ def test_an_unfinished_fall_is_told_at_the_budget() -> None:
     curve = RISEN - np.where(T > 100, 0.2, 0)
     rule = RULE.model_copy(update={"min_steps": 60, "delta": 0.01})  # no plateau before the fall
     assert judge(points(curve[:116]), [], rule, warmup=0, budget=116).status == "regressed"
+
+
+# Training reward of 22 steps of 96 completions, SmolLM2-135M on sums: learned within ten steps.
+STEEP = [0.052, 0.062, 0.115, 0.25, 0.479, 0.469, 0.667, 0.688, 0.729, 0.979, 0.896]
+STEEP += [0.927, 1.0, 1.0, 0.969, 0.958, 0.917, 0.938, 0.958, 0.865, 0.99, 1.0]
+
+
+def test_a_short_and_steep_rise_is_no_lack_of_signal() -> None:
+    """To a line through 16 steps the bend is noise; a job of 22 steps must not fail for it."""
+    verdict = judge(points(np.array(STEEP)), [], Convergence(), warmup=3, budget=22)
+    assert verdict.status == "budget_exhausted"
+    flat = judge(points(0.5 + np.random.default_rng(0).normal(0, 0.05, 22)), [], Convergence(), warmup=3, budget=22)
+    assert flat.status == "no_signal"
+
+
+def test_a_small_rise_too_short_to_certify_is_no_lack_of_signal() -> None:
+    """0.1 to 0.2 in 67 steps of 64 rollouts: between the outer quarters 0.075, five standard errors of 0.015."""
+    rng = np.random.default_rng(1)
+    silent = 0
+    for _ in range(40):
+        rewards = rng.binomial(64, np.linspace(0.1, 0.2, 67)) / 64
+        silent += judge(points(rewards), [], Convergence(), warmup=0, budget=67).status == "no_signal"
+    assert (
+        silent <= 6
+    )  # expected 2 of 40: the normal law gives 5 % beyond 5 - 3 = 2 errors; binomial 0.95: P(> 6) < 1 %

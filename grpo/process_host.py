@@ -1,10 +1,11 @@
-"""The process between us and the engine: owns its process tree and ends it when we are gone, however we went.
+"""The process between us and a child: owns its process tree and ends it when we are gone, however we went.
 
-    python engine_host.py SCRATCH_DIR MEMORY_BYTES COMMAND...
+    python process_host.py SCRATCH_DIR MEMORY_BYTES COMMAND...
 
 Reads its standard input until end of file, which comes when the parent closes the pipe or dies (``kill -9`` included).
-Then, or when the engine itself exits, it kills every descendant and removes SCRATCH_DIR. MEMORY_BYTES limits the data
-of each process below (0: no limit): an engine that leaks dies and is restarted, instead of taking the machine with it.
+Then, or when the child itself exits, it kills every descendant and removes SCRATCH_DIR. MEMORY_BYTES limits the data of
+each process below (0: no limit): an engine that leaks dies and is restarted, instead of taking the machine with it. Its
+own exit code is the child's, or 143 when it ended the child; when it is killed, the kernel kills the child.
 Standard library only: it runs by path, without importing the package. Touches: processes, disk.
 """
 
@@ -19,9 +20,10 @@ import threading
 import time
 from pathlib import Path
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL_S = 0.1
 GRACE_S = 5.0
+ENDED_BY_US = 143
 
 
 def children(pid: int) -> list[int]:
@@ -84,18 +86,24 @@ def main() -> int:
     scratch, memory, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     if memory:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))  # inherited by every process below
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     orphaned = threading.Event()
     threading.Thread(target=_wait_for_end_of_input, args=(orphaned,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: orphaned.set())
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(ignored, signal.SIG_IGN)  # they are for the trainer, which ends us in order
-    engine = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    while engine.poll() is None and not orphaned.wait(POLL_S):
+        signal.signal(ignored, signal.SIG_IGN)  # they are for our parent, which ends us in order
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+    )
+    while child.poll() is None and not orphaned.wait(POLL_S):
         pass
     end_all(GRACE_S)  # time to remove its shared memory
     shutil.rmtree(scratch, ignore_errors=True)
-    return engine.returncode or 0
+    return ENDED_BY_US if orphaned.is_set() else child.returncode
 
 
 if __name__ == "__main__":

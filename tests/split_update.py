@@ -1,0 +1,69 @@
+"""Two updates of a policy whose base is split over ranks, each rank with another number of micro-batches.
+
+    torchrun --nproc_per_node N tests/split_update.py MODEL OUT
+
+Without torchrun: one rank, whole. Writes the adapter, and how many numbers of a layer this rank keeps.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from grpo.policy import Policy
+from grpo.sections import Lora, Update
+from grpo.sharding import shard
+from grpo.types import Sequence
+from grpo.update import Updater
+
+
+def sequences(step: int) -> list[Sequence]:
+    """Three groups of unequal sizes: two ranks get two and one of them, in more and fewer micro-batches."""
+    generator = torch.Generator().manual_seed(step)
+    found = []
+    for group in range(3):
+        for member in range(2 + group):
+            length = 3 + 4 * member
+            found.append(
+                Sequence(
+                    group=group,
+                    prompt_ids=(1, 5 + group, 9, 2),
+                    completion_ids=tuple(torch.randint(3, 250, (length,), generator=generator).tolist()),
+                    sampler_logprobs=tuple((-3 - torch.rand(length, generator=generator)).tolist()),
+                    advantage=float(torch.randn(1, generator=generator)),
+                    weight=0.01,
+                )
+            )
+    return found
+
+
+def main(model: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    split = accelerator.num_processes > 1
+    settings = Update(learning_rate=5e-3, minibatches=1, kl_coef=0.1, tokens_per_microbatch=64, shard_base=split)
+    policy = Policy.load(
+        model,
+        dtype="float32",
+        lora=Lora(rank=8),
+        seed=0,
+        temperature=0.9,
+        device=accelerator.device,
+        prepare=(lambda peft: shard(peft, accelerator)) if split else lambda _: None,
+    )
+    updater = Updater(policy, settings, accelerator, budget=10)
+    stats = [updater.step(sequences(step), step) for step in range(2)]
+    weight = policy.model.get_base_model().get_decoder().layers[0].mlp.gate_proj.base_layer.weight
+    kept = weight.to_local().numel() if split else weight.numel()
+    if accelerator.is_main_process:
+        save_file(policy.adapter_state(), out)
+        numbers = [[s.pg_loss, s.grad_norm, s.kl, s.entropy, s.trained_tokens] for s in stats]
+        out.with_suffix(".json").write_text(json.dumps({"kept": kept, "stats": numbers}))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,44 @@
+"""What the policy hands out: merged weights by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from grpo.policy import Policy
+from grpo.sections import Lora
+
+
+@pytest.fixture
+def policy(tiny_model: Path) -> Policy:
+    policy = Policy.load(
+        tiny_model, dtype="float32", lora=Lora(rank=8, alpha=24), seed=0, temperature=1.0, device=torch.device("cpu")
+    )
+    generator = torch.Generator().manual_seed(3)
+    state = {n: torch.randn(v.shape, generator=generator) * 0.1 for n, v in policy.adapter_state().items()}
+    policy.load_adapter_state(state)
+    return policy
+
+
+def test_merged_weights_are_base_plus_scaled_product(policy: Policy, tiny_model: Path, tmp_path: Path) -> None:
+    """W + alpha / rank * B A, in float64, for every adapted module, and for nothing else."""
+    survived = policy.save_merged(tmp_path / "merged.safetensors", "step-7")
+    assert survived == pytest.approx(1.0, abs=1e-5)
+    merged, base = load_file(tmp_path / "merged.safetensors"), load_file(tiny_model / "model.safetensors")
+    adapter = policy.adapter_state()
+    assert len(merged) == 14
+    for name, weight in merged.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        a, b = (adapter[f"{key}.lora_{side}.default.weight"].double() for side in "AB")
+        torch.testing.assert_close(weight.double(), base[name].double() + 3.0 * (b @ a), atol=1e-5, rtol=0)
+    with safe_open(tmp_path / "merged.safetensors", "pt") as file:
+        assert file.metadata()["version"] == "step-7"
+
+
+def test_a_reset_adapter_is_the_base_model(policy: Policy, tiny_model: Path, tmp_path: Path) -> None:
+    policy.reset_adapter()
+    policy.save_merged(tmp_path / "merged.safetensors", "base")
+    base = load_file(tiny_model / "model.safetensors")
+    assert all(torch.equal(w, base[n]) for n, w in load_file(tmp_path / "merged.safetensors").items())
