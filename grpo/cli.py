@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("check-data")(cli_data.check_data)
 app.command("import-data")(cli_data.import_data)
 app.command()(cli_plan.plan)
+app.command()(cli_plan.quantise)
 app.command()(cli_engine.engine)
 app.command()(server.serve)
 app.command()(cli_jobs.events)

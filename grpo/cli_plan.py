@@ -44,6 +44,21 @@ def plan(
     raise typer.Exit(int(not fits))
 
 
+def quantise(
+    model: Annotated[Path, typer.Argument(help="Directory of the model, in Hugging Face form.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write.")],
+    dtype: Annotated[str, typer.Option(help="As model.dtype of the training: bfloat16 or float32.")] = "bfloat16",
+) -> None:
+    """Round a model's linear layers to NF4 values, for trainings with update.pack_base (QLoRA)."""
+    if dtype not in ("bfloat16", "float32"):
+        raise ConfigError(f"--dtype {dtype}: bfloat16 or float32")
+    with Console(emoji=False).status(f"rounding {model}"):
+        from grpo.quantise import quantise
+
+        changed = quantise(model, out, dtype)
+    print(f"{out}: linear layers changed by {changed:.1%}; train it with update.pack_base = true")
+
+
 def parse(text: str) -> "Gpus":
     """``8x80``. Raises ConfigError."""
     from grpo.placement import Gpus

@@ -84,6 +84,8 @@ class Config(Section):
                 "update.shard_base: no rank has the whole model, so that weights cannot be merged nor sampled from; "
                 "use vLLM with rollout.sync = adapter"
             )
+        if self.update.shard_base and self.update.pack_base:
+            raise ValueError("update.shard_base and update.pack_base: packed layers cannot be split over ranks")
         if self.update.overlong_buffer > self.most_sampled:
             raise ValueError(
                 f"update.overlong_buffer = {self.update.overlong_buffer} is more than the {self.most_sampled} tokens "

@@ -18,6 +18,8 @@ EAGER = 5.0
 """Matrices of attention probabilities that are there at once in a layer without a fused form."""
 MXFP4 = 4.25 / 8
 """Bytes a number: four bits, and eight more for every 32 of them (OCP Microscaling Formats 1.0)."""
+NF4 = 4.5 / 8
+"""Bytes a number: four bits, and an fp32 scale for every 64 of them (arXiv 2305.14314, not quantised twice)."""
 ADAPTER = 16.0
 """Bytes a number: value, gradient and Adam's two moments in fp32."""
 PROCESS = 1.0 * GIB
@@ -97,7 +99,8 @@ def arrangements(config: Config, shape: Shape, gpus: Gpus) -> Iterator[Placement
     wanted = config.rollout.prompts_per_step * config.rollout.completions_per_prompt
     row = longest_row(config)
     budgets = BUDGETS if row <= BUDGETS[0] else (row, *BUDGETS)
-    modes = [(shard, sleep) for sleep in (False, True) for shard in ((False, True) if ranks > 1 else (False,))]
+    splittable = ranks > 1 and not config.update.pack_base
+    modes = [(shard, sleep) for sleep in (False, True) for shard in ((False, True) if splittable else (False,))]
     for shard, sleep in modes:
         for at_once in (wanted, max(FEWEST_AT_ONCE, wanted // 4), min(wanted, FEWEST_AT_ONCE)):
             for split in splits:
@@ -115,7 +118,13 @@ def arrangements(config: Config, shape: Shape, gpus: Gpus) -> Iterator[Placement
                         at_once=at_once,
                         engine_memory_share=round(min(0.95, sum(engine.values()) / (gpus.gib * GIB) + 0.005), 2),
                         trainer=trainer_parts(
-                            shape, tokens, recompute, number(config), group_row(config, tokens), ranks if shard else 1
+                            shape,
+                            tokens,
+                            recompute,
+                            number(config),
+                            group_row(config, tokens),
+                            ranks=ranks if shard else 1,
+                            packed=config.update.pack_base,
                         ),
                         engine=engine,
                     )
@@ -156,20 +165,26 @@ def weights(shape: Shape, size: float, *, trainer: bool) -> float:
     return size * (shape.parameters - packed) + MXFP4 * packed
 
 
-def split_weights(shape: Shape, size: float, ranks: int) -> float:
-    """Bytes of the trainer's base on one of ``ranks`` cards: its share of the layers, two whole ones, and the rest."""
+def base_weights(shape: Shape, size: float, ranks: int, packed: bool) -> float:
+    """Bytes of the trainer's base on one card.
+
+    Split over ``ranks``: its share of the layers, two whole ones, and the rest. Packed: all layers in four bits, one
+    whole one, and the rest.
+    """
+    inside = size * (shape.parameters - shape.outside)
+    if packed:
+        return size * shape.outside + inside / size * NF4 + inside / shape.layers
     if ranks == 1:
         return weights(shape, size, trainer=True)
-    inside = size * (shape.parameters - shape.outside)
     return size * shape.outside + inside / ranks + 2 * inside / shape.layers
 
 
 def trainer_parts(
-    shape: Shape, tokens: int, recompute: bool, size: float, row: int, ranks: int = 1
+    shape: Shape, tokens: int, recompute: bool, size: float, row: int, *, ranks: int = 1, packed: bool = False
 ) -> dict[str, float]:
     """Bytes on one card while a micro-batch of ``tokens``, in rows of ``row``, is in its backward pass.
 
-    ``ranks``: over which the base is split.
+    ``ranks``: over which the base is split. ``packed``: the base is kept in NF4.
     """
     spare = SPARE_OF_EXPERTS if shape.experts else SPARE
     layer = spare * tokens * layer_activations(shape, size)
@@ -177,7 +192,7 @@ def trainer_parts(
         layer += EAGER * size * shape.heads * tokens * row
     kept = tokens * shape.layers * size * shape.hidden + layer if recompute else shape.layers * layer
     return {
-        "weights": split_weights(shape, size, ranks),
+        "weights": base_weights(shape, size, ranks, packed),
         "adapter and optimizer": ADAPTER * shape.adapter,
         "activations": kept + (1 + 2 * size) * tokens * row,  # and the masks: of booleans, for two kinds of layers
         "head": HEAD_WORK + 2 * size * tokens * shape.hidden,

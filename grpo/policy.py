@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from grpo.attention import FULL, WINDOWED, masks
 from grpo.batch import Batch
 from grpo.errors import ModelError
+from grpo.four_bits import pack, plain_weight
 from grpo.reading import Reader
 from grpo.sections import Lora
 
@@ -69,14 +70,17 @@ class Policy:
         seed: int,
         temperature: float,
         device: torch.device,
+        packed: bool = False,
         prepare: Callable[[PeftModel], None] = lambda _: None,
     ) -> "Policy":
         """Base model from ``path`` with a fresh adapter whose initialisation depends on ``seed`` alone.
 
-        ``prepare`` gets the model before it moves to the device. Raises ModelError when the directory is not a usable
-        model.
+        ``packed``: keep its linear layers in four bits. ``prepare`` gets the model before it moves to the device.
+        Raises ModelError when the directory is not a usable model.
         """
         base = load_base(path, dtype)
+        if packed:
+            pack(base, path, dtype)
         torch.manual_seed(seed)
         try:
             model = get_peft_model(base, lora_settings(lora), autocast_adapter_dtype=True)
@@ -186,7 +190,8 @@ class Policy:
 
     def adapted_bytes(self) -> int:
         """Size of the adapted modules' weights, which is what a merged sync writes."""
-        return sum(layer.get_base_layer().weight.nbytes for layer in self.lora_layers().values())
+        numbers: int = sum(layer.in_features * layer.out_features for layer in self.lora_layers().values())
+        return numbers * self.head.element_size()
 
     def save_adapter(self, directory: Path) -> None:
         """The adapter in PEFT's own format, for vLLM, transformers and anyone else."""
@@ -202,7 +207,7 @@ class Policy:
         """
         merged, kept, wanted = {}, 0.0, 0.0
         for name, layer in self.lora_layers().items():
-            weight = layer.get_base_layer().weight
+            weight = plain_weight(layer.get_base_layer())
             delta = layer.get_delta_weight("default").float()
             folded = (weight.float() + delta).to(weight.dtype)
             kept += float(((folded.float() - weight.float()) * delta).sum())

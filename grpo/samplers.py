@@ -38,9 +38,17 @@ def compute_dtype(config: Config, device: torch.device) -> str:
 
 
 def load_policy(
-    config: Config, device: torch.device, dtype: str, prepare: Callable[[Any], None] = lambda _: None
+    config: Config,
+    device: torch.device,
+    dtype: str,
+    prepare: Callable[[Any], None] = lambda _: None,
+    *,
+    whole: bool = False,
 ) -> Policy:
-    """The configured base model with a fresh adapter; ``prepare`` as in Policy.load. Raises ModelError."""
+    """The configured base model with a fresh adapter; ``prepare`` as in Policy.load. Raises ModelError.
+
+    ``whole``: with all bits of its numbers, whatever ``update.pack_base`` says.
+    """
     policy = Policy.load(
         config.model.path,
         dtype=dtype,
@@ -48,6 +56,7 @@ def load_policy(
         seed=config.run.seed,
         temperature=config.rollout.temperature,
         device=device,
+        packed=config.update.pack_base and not whole,
         prepare=prepare,
     )
     policy.reader = Reader.of(policy.tokenizer, config.model.reasoning, config.model.template)
@@ -138,7 +147,7 @@ def prove_exactly(config: Config, device: torch.device, prompts: Seq[Prompt], lo
         return
     changed = {"sync": "merged", "engine_memory_share": share, "tensor_parallel": 1, "sleep": False, "engines": (OWN,)}
     merged = config.model_copy(update={"rollout": config.rollout.model_copy(update=changed)})
-    policy = load_policy(config, device, "float32")
+    policy = load_policy(config, device, "float32", whole=True)
     with open_sampler(merged, policy, "float32", log, display) as sampler, display.status("proving the sync in fp32"):
         ids = [p.token_ids for p in prompts[:PROBE_PROMPTS]]
         SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)

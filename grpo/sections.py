@@ -265,6 +265,8 @@ class Update(Section):
     """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""
     shard_base: bool = False
     """Split the frozen model over the ranks of a launch (FSDP2): for models larger than a card."""
+    pack_base: bool = False
+    """QLoRA: keep the trainer's frozen linear layers in NF4; the model must be one that `grpo quantise` made."""
 
 
 class Evaluate(Section):

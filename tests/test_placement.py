@@ -99,7 +99,9 @@ def test_sums_by_hand() -> None:
     assert more == 5 * 2 * 2 * 10 * 6  # five matrices of two heads in two bytes
     assert trainer_parts(TOY, 10, False, 4.0, 6)["weights"] == 4000
     # split over 4: 900 numbers in two layers; a quarter of them, both layers whole, and the 100 outside
-    assert trainer_parts(TOY, 10, False, 2.0, 6, 4)["weights"] == 2 * (100 + 225 + 900)
+    assert trainer_parts(TOY, 10, False, 2.0, 6, ranks=4)["weights"] == 2 * (100 + 225 + 900)
+    # packed: those 900 in 4.5 bits, one layer of 450 unpacked, and the 100 outside
+    assert trainer_parts(TOY, 10, False, 2.0, 6, packed=True)["weights"] == 2 * 100 + 900 * 4.5 / 8 + 2 * 450
 
 
 def placement(sleep: bool) -> Placement:
