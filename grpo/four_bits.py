@@ -63,10 +63,10 @@ def plain_weight(layer: nn.Module) -> Tensor:
     return _unpacked(weight) if hasattr(weight, "quant_state") else weight.detach()
 
 
-def _packed_layer(layer: nn.Linear) -> nn.Module:
+def _packed_layer(layer: nn.Linear) -> Any:
     from bitsandbytes.nn import Linear4bit
 
-    packed: nn.Module = Linear4bit(
+    packed = Linear4bit(
         layer.in_features,
         layer.out_features,
         bias=layer.bias is not None,
