@@ -1,25 +1,15 @@
 """Rewards of a group in, advantages and token weights out. Pure.
 
-Advantages of the completions of one prompt, with rewards r_1 to r_n:
-
-    std            (r_i - mean(r)) / std(r)           GRPO, arXiv 2402.03300, section 4.1.2
-    none            r_i - mean(r)                      Dr. GRPO, arXiv 2503.20783, section 3.2
-    leave_one_out   r_i - mean of the other rewards    RLOO, arXiv 2402.14740, eq. 8
-
-Failed rewards are excluded from mean, std and loss. A group whose rewards are all equal has no signal, whatever shaping
-adds to them: it would only teach its lengths.
+The forms of advantages are those of kernels/grpo_kernels/plain_loss.py, computed here in float64 on the CPU, where the
+rewards are. Failed rewards are excluded from mean, std and loss. A group whose rewards are all equal has no signal,
+whatever shaping adds to them: it would only teach its lengths.
 """
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
-import numpy as np
-
 from grpo.sections import Update
 from grpo.types import Completion, Group, Reward, Sequence
-
-EPSILON = 1e-6
-"""Keeps the division finite; small against any std that is not zero."""
 
 
 def normalise(values: Seq[float], form: str) -> list[float]:
@@ -27,15 +17,12 @@ def normalise(values: Seq[float], form: str) -> list[float]:
 
     ``form``: "std" (sample standard deviation, n - 1), "none" or "leave_one_out".
     """
-    if len(values) < 2 or max(values) == min(values):
-        return [0.0] * len(values)
-    rewards = np.asarray(values, dtype=np.float64)
-    centred = rewards - rewards.mean()
-    if form == "std":
-        centred = centred / (centred.std(ddof=1) + EPSILON)
-    elif form == "leave_one_out":
-        centred = centred * len(rewards) / (len(rewards) - 1)
-    return [float(a) for a in centred]
+    import torch  # not with the module: commands that only read results answer at once
+    from grpo_kernels import PLAIN
+
+    offsets = torch.tensor([0, len(values)])
+    stats = PLAIN.group_advantages(torch.tensor(values, dtype=torch.float64), offsets, form)
+    return [float(a) for a in stats.advantages]
 
 
 def assign(groups: Seq[Group], settings: Update, max_tokens: int) -> list[Sequence]:

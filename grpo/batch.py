@@ -6,7 +6,8 @@ A row holds one prompt once, followed by all of its completions: the prompt's fo
     positions   0  1  2 |  3  4  5 |  3  4
     attends     prompt causally; a completion the whole prompt and itself causally, never another completion
 
-Shapes: R rows, L row length, T tokens of the batch that the policy sampled; what an environment wrote is context.
+Shapes: R rows, L row length, S sequences, T tokens of the batch that the policy sampled, sequence by sequence; what an
+environment wrote is context.
 """
 
 from collections.abc import Sequence as Seq
@@ -31,10 +32,11 @@ class Batch:
     """Index into the flattened [R * L] hidden states of the position that predicts the token."""
     target_T: Tensor
     sampler_logprobs_T: Tensor
-    advantages_T: Tensor
-    weights_T: Tensor
-    sequence_T: Tensor
-    """Which sequence of the batch a token belongs to, from 0, ascending."""
+    advantages_S: Tensor
+    weights_S: Tensor
+    """What each token of a sequence counts in the loss."""
+    offsets_S1: Tensor
+    """[S + 1] where in T a sequence starts, and the end."""
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
@@ -82,17 +84,17 @@ def _collate(rows: Seq[Seq[Sequence]]) -> Batch:
     for r, row in enumerate(rows):
         source += [r * length + place for place in _fill(row, tokens[r], positions[r], attends[r])]
     flat = [s for row in rows for s in row]
-    own = [(i, s, place) for i, s in enumerate(flat) for place in s.own]
+    own = [(s, place) for s in flat for place in s.own]
     return Batch(
         input_ids_RL=tokens,
         positions_RL=positions,
         attends_R1LL=attends[:, None],
         source_T=torch.tensor(source, dtype=torch.long),
-        target_T=torch.tensor([s.completion_ids[place] for _, s, place in own], dtype=torch.long),
-        sampler_logprobs_T=torch.tensor([s.sampler_logprobs[place] for _, s, place in own], dtype=torch.float32),
-        advantages_T=torch.tensor([s.advantage for _, s, _ in own], dtype=torch.float32),
-        weights_T=torch.tensor([s.weight for _, s, _ in own], dtype=torch.float32),
-        sequence_T=torch.tensor([i for i, _, _ in own], dtype=torch.long),
+        target_T=torch.tensor([s.completion_ids[place] for s, place in own], dtype=torch.long),
+        sampler_logprobs_T=torch.tensor([s.sampler_logprobs[place] for s, place in own], dtype=torch.float32),
+        advantages_S=torch.tensor([s.advantage for s in flat], dtype=torch.float32),
+        weights_S=torch.tensor([s.weight for s in flat], dtype=torch.float32),
+        offsets_S1=torch.tensor([0, *(len(s.own) for s in flat)]).cumsum(0),
     )
 
 

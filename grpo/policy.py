@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from grpo_kernels import token_logprobs
+from grpo_kernels import PLAIN, Kernels, linear_logp_jac
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
@@ -51,12 +51,14 @@ class Policy:
         tokenizer: PreTrainedTokenizerBase,
         temperature: float,
         reader: Reader | None = None,
+        kernels: Kernels = PLAIN,
     ) -> None:
         self.model = model
         self.path = path
         self.tokenizer = tokenizer
         self.temperature = temperature
         self.reader = reader or Reader.of(tokenizer, "auto", {})
+        self.kernels = kernels
         self.announce: Callable[[Batch], None] = lambda _: None
         """Called before a pass that one rank makes alone: where the base is split, the others must join."""
 
@@ -147,7 +149,8 @@ class Policy:
             use_cache=False,
         )[0]
         hidden_TH = hidden_RLH.flatten(0, 1)[batch.source_T]
-        return TokenScores(*token_logprobs(hidden_TH, self.head, batch.target_T, temperature or self.temperature))
+        heat, estimate = temperature or self.temperature, batch.sampler_logprobs_T
+        return TokenScores(*linear_logp_jac(hidden_TH, self.head, batch.target_T, heat, estimate, self.kernels))
 
     def scores_alone(self, batch: Batch, temperature: float) -> TokenScores:
         """As ``scores``, asked for by the main rank only."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from grpo_kernels import Kernels, choose
 
 from grpo import engine
 from grpo.config import Config
@@ -59,8 +60,17 @@ def load_policy(
         packed=config.update.pack_base and not whole,
         prepare=prepare,
     )
+    policy.kernels = kernels_of(config, device)
     policy.reader = Reader.of(policy.tokenizer, config.model.reasoning, config.model.template)
     return policy
+
+
+def kernels_of(config: Config, device: torch.device) -> Kernels:
+    """The form of the kernels the configuration asks for. Raises SetupError where it cannot run."""
+    try:
+        return choose(config.update.kernels, device)
+    except RuntimeError as error:
+        raise SetupError(f"update.kernels = {config.update.kernels}: {error}") from None
 
 
 def choose_sampler(config: Config) -> str:

@@ -260,6 +260,8 @@ class Update(Section):
     overlong_penalty: float = Field(1.0, gt=0)
     """By how much at the limit."""
     max_grad_norm: float = Field(1.0, gt=0)
+    kernels: Literal["auto", "fused", "plain"] = "auto"
+    """fused: in Triton, for CUDA; plain: in torch. auto: fused on a GPU."""
     tokens_per_microbatch: int = Field(8192, ge=64)
     gradient_checkpointing: bool = False
     """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from grpo_kernels import LossSums
 from torch import Tensor
 
 from grpo.batch import Batch, pack
 from grpo.errors import DeviceMemoryError
-from grpo.loss import LossInputs, LossSums, policy_loss
+from grpo.loss import rule_of
 from grpo.policy import Policy
 from grpo.sections import Update
 from grpo.sharding import most
@@ -164,16 +165,16 @@ class Updater:
 
     def _backward(self, batch: Batch, old: Tensor | None) -> "_Totals":
         scores = self.policy.scores(batch)
-        inputs = LossInputs(
-            logprobs=scores.logprobs,
-            old_logprobs=scores.logprobs.detach() if old is None else old,
-            sampler_logprobs=batch.sampler_logprobs_T,
-            reference_logprobs=self._reference(batch),
-            advantages=batch.advantages_T,
-            weights=batch.weights_T,
-            sequence=batch.sequence_T,
+        sums = self.policy.kernels.policy_loss(
+            scores.logprobs,
+            scores.logprobs.detach() if old is None else old,
+            batch.sampler_logprobs_T,
+            self._reference(batch),
+            batch.advantages_S,
+            batch.weights_S,
+            batch.offsets_S1,
+            rule_of(self.config),
         )
-        sums = policy_loss(inputs, self.config)
         # each of several minibatches is an estimate of the whole step's gradient from its share of the tokens
         (sums.loss * self.config.minibatches).backward()  # type: ignore[no-untyped-call]
         return _Totals.of(sums, scores.entropy)

@@ -1,6 +1,8 @@
 """Shared pieces: a tiny random model with a real tokenizer, made once per session."""
 
+import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import pytest
 from grpo.offline import go_offline
 
 go_offline()
+os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported; processes that tests start must not have it
+import_module("triton.experimental.gluon")
+del os.environ["TRITON_INTERPRET"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
@@ -123,3 +128,12 @@ def tiny_run(tmp_path: Path, tiny_model: Path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def fused():
+    """The kernels' Triton form in Triton's interpreter."""
+    from interpreter import interpreted_kernels, right_products
+
+    with right_products():
+        yield interpreted_kernels()

@@ -3,8 +3,9 @@
 import math
 
 import pytest
+from grpo_kernels.plain_loss import EPSILON
 
-from grpo.advantages import EPSILON, assign, has_no_signal, normalise, overlong_penalty, token_weight
+from grpo.advantages import assign, has_no_signal, normalise, overlong_penalty, token_weight
 from grpo.sections import Update
 from grpo.types import Completion, Group, Prompt, Reward
 

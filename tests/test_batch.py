@@ -38,7 +38,8 @@ def test_one_row_by_hand() -> None:
     ]
     assert batch.source_T.tolist() == [1, 2, 3, 1]  # each token is predicted by the one before it; first by the prompt
     assert batch.target_T.tolist() == [3, 4, 5, 6]
-    assert batch.advantages_T.tolist() == [1.0, 1.0, 1.0, -2.0]
+    assert batch.advantages_S.tolist() == [1.0, -2.0]
+    assert batch.offsets_S1.tolist() == [0, 3, 4]
 
 
 def test_what_an_environment_wrote_is_context_only() -> None:
@@ -50,7 +51,7 @@ def test_what_an_environment_wrote_is_context_only() -> None:
     assert batch.target_T.tolist() == [3, 6, 7, 8]
     assert batch.source_T.tolist() == [1, 4, 5, 1]
     assert batch.sampler_logprobs_T.tolist() == pytest.approx([0.0, -0.3, -0.4, 0.0])
-    assert batch.sequence_T.tolist() == [0, 0, 0, 1]
+    assert batch.offsets_S1.tolist() == [0, 3, 4]
 
 
 def test_token_budget_is_kept_and_nothing_is_lost() -> None:

@@ -179,6 +179,7 @@ FIELDS = [
     "update.tokens_per_microbatch",
     "update.gradient_checkpointing",
     "update.shard_base",
+    "update.kernels",
     "update.pack_base",
     "evaluate",
     "environment",

@@ -10,14 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from grpo_kernels import PLAIN, LossSums
+from grpo_kernels.plain_loss import sequence_mean
 
 from grpo.advantages import token_weight
-from grpo.loss import LossInputs, LossSums, policy_loss, sequence_mean
+from grpo.loss import rule_of
 from grpo.sections import Update
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("grpo", "dapo", "dr_grpo", "gspo", "cispo")
 MAX_TOKENS = 4
+
+
+def policy_loss(inputs: dict[str, Any], settings: Update) -> LossSums:
+    """The specification itself; the Triton form is held against it in test_kernels_loss.py."""
+    return PLAIN.policy_loss(**inputs, rule=rule_of(settings))
 
 
 def tensor(values: Any) -> torch.Tensor:
@@ -40,15 +47,15 @@ def loss_of(
     lengths = [len(row) for row in ratios]
     logprobs = ragged([[math.log(r) for r in row] for row in ratios]).requires_grad_()
     zeros = torch.zeros_like(logprobs)
-    inputs = LossInputs(
-        logprobs=logprobs,
-        old_logprobs=zeros,
-        sampler_logprobs=zeros - math.log(sampler_ratio),
-        reference_logprobs=None if away is None else logprobs.detach() + away,
-        advantages=ragged([[a] * n for a, n in zip(advantages, lengths, strict=True)]),
-        weights=ragged([[token_weight(settings.loss, n, lengths, MAX_TOKENS)] * n for n in lengths]),
-        sequence=torch.tensor([i for i, n in enumerate(lengths) for _ in range(n)]),
-    )
+    inputs = {
+        "logprobs": logprobs,
+        "old_logprobs": zeros,
+        "sampler_logprobs": zeros - math.log(sampler_ratio),
+        "reference_logprobs": None if away is None else logprobs.detach() + away,
+        "advantages": tensor(advantages),
+        "weights": tensor([token_weight(settings.loss, n, lengths, MAX_TOKENS) for n in lengths]),
+        "offsets": torch.tensor([0, *lengths]).cumsum(0),
+    }
     sums = policy_loss(inputs, settings)
     (gradient,) = torch.autograd.grad(sums.loss, logprobs)
     return sums, gradient.tolist()
@@ -108,8 +115,8 @@ def test_gspo_shares_its_gradient_among_the_tokens() -> None:
 
 
 def test_sequence_mean_by_hand() -> None:
-    assert sequence_mean(tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1])).tolist() == [2.0, 2.0, 5.0]
-    assert sequence_mean(tensor([]), torch.tensor([], dtype=torch.long)).tolist() == []
+    assert sequence_mean(tensor([1.0, 3.0, 5.0]), torch.tensor([0, 2, 2, 3])).tolist() == [2.0, 2.0, 5.0]
+    assert sequence_mean(tensor([]), torch.tensor([0])).tolist() == []
 
 
 @pytest.mark.parametrize(("sampler_ratio", "weight"), [(1.5, 1.5), (9.0, 2.0), (0.5, 0.5)])
@@ -150,15 +157,15 @@ def test_kl_gradients_are_those_of_the_divergence() -> None:
         for outcome in range(2):
             logp = logits.log_softmax(0)[outcome : outcome + 1]
             one = torch.ones(1, dtype=torch.float64)
-            inputs = LossInputs(
-                logprobs=logp,
-                old_logprobs=logp.detach(),
-                sampler_logprobs=logp.detach(),
-                reference_logprobs=reference[outcome : outcome + 1],
-                advantages=0 * one,
-                weights=one,
-                sequence=torch.zeros(1, dtype=torch.long),
-            )
+            inputs = {
+                "logprobs": logp,
+                "old_logprobs": logp.detach(),
+                "sampler_logprobs": logp.detach(),
+                "reference_logprobs": reference[outcome : outcome + 1],
+                "advantages": 0 * one,
+                "weights": one,
+                "offsets": torch.tensor([0, 1]),
+            }
             loss = policy_loss(inputs, Update(kl_coef=1.0, kl_estimator=estimator)).loss
             total += logp.exp().item() * torch.autograd.grad(loss, logits)[0]
         assert total.tolist() == pytest.approx(expected.tolist(), abs=tolerance)
@@ -166,15 +173,15 @@ def test_kl_gradients_are_those_of_the_divergence() -> None:
 
 def test_gap_metrics() -> None:
     zeros = torch.zeros(2)
-    inputs = LossInputs(
-        logprobs=zeros,
-        old_logprobs=zeros,
-        sampler_logprobs=tensor([0.1, -0.3]),
-        reference_logprobs=None,
-        advantages=torch.ones(2),
-        weights=torch.ones(2),
-        sequence=torch.zeros(2, dtype=torch.long),
-    )
+    inputs = {
+        "logprobs": zeros,
+        "old_logprobs": zeros,
+        "sampler_logprobs": tensor([0.1, -0.3]),
+        "reference_logprobs": None,
+        "advantages": torch.ones(1),
+        "weights": torch.ones(1),
+        "offsets": torch.tensor([0, 2]),
+    }
     sums = policy_loss(inputs, Update())
     assert sums.gap.item() == pytest.approx(0.4, abs=1e-12)
     assert sums.gap_max.item() == pytest.approx(0.3, abs=1e-12)
@@ -197,18 +204,16 @@ def random_inputs(rows: int = 6) -> dict[str, Any]:
     }
 
 
-def inputs_of(drawn: dict[str, Any], kind: str, logprobs: torch.Tensor) -> LossInputs:
-    lengths = torch.tensor(drawn["lengths"])
-    weights = tensor([token_weight(kind, n, drawn["lengths"], MAX_TOKENS) for n in drawn["lengths"]])
-    return LossInputs(
-        logprobs=logprobs,
-        old_logprobs=drawn["old"],
-        sampler_logprobs=drawn["sampler"],
-        reference_logprobs=drawn["reference"],
-        advantages=drawn["advantages"].repeat_interleave(lengths),
-        weights=weights.repeat_interleave(lengths),
-        sequence=torch.arange(len(lengths)).repeat_interleave(lengths),
-    )
+def inputs_of(drawn: dict[str, Any], kind: str, logprobs: torch.Tensor) -> dict[str, Any]:
+    return {
+        "logprobs": logprobs,
+        "old_logprobs": drawn["old"],
+        "sampler_logprobs": drawn["sampler"],
+        "reference_logprobs": drawn["reference"],
+        "advantages": drawn["advantages"],
+        "weights": tensor([token_weight(kind, n, drawn["lengths"], MAX_TOKENS) for n in drawn["lengths"]]),
+        "offsets": torch.tensor([0, *drawn["lengths"]]).cumsum(0),
+    }
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo", "gspo"])

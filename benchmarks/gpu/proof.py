@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from grpo_kernels import token_logprobs
+from grpo_kernels import choose, linear_logp_jac
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -86,7 +86,8 @@ def kernel_errors(device: torch.device) -> dict[str, Any]:
     for dtype in (torch.float32, torch.bfloat16):
         hidden = exact.to(device, dtype).requires_grad_()
         rounded = head.to(device, dtype)
-        logp, _ = token_logprobs(hidden, rounded, targets.to(device), 0.9)
+        kernels = choose("auto", device)
+        logp, _ = linear_logp_jac(hidden, rounded, targets.to(device), 0.9, None, kernels)
         logp.sum().backward()
         truth = hidden.detach().double().requires_grad_()
         wanted = (truth @ rounded.double().T / 0.9).log_softmax(-1).gather(1, targets.to(device)[:, None])[:, 0]

@@ -1,5 +1,8 @@
-"""Kernels of the GRPO update. Each has a plain-torch form that is its specification and its CPU path."""
+"""Kernels of the GRPO update, each in two forms with one signature: plain torch (plain.py) and Triton (fused.py)."""
 
-from grpo_kernels.logprobs import token_logprobs
+from grpo_kernels.choice import choose
+from grpo_kernels.linear import linear_logp_jac
+from grpo_kernels.plain import PLAIN
+from grpo_kernels.types import GroupStats, Kernels, LossRule, LossSums, Sums
 
-__all__ = ["token_logprobs"]
+__all__ = ["PLAIN", "GroupStats", "Kernels", "LossRule", "LossSums", "Sums", "choose", "linear_logp_jac"]

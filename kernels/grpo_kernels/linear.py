@@ -1,0 +1,122 @@
+"""Log-probabilities of chosen tokens straight from hidden states; logits [T, V] never exist in memory.
+
+With a frozen head the gradient of any loss L(logp) reaches the hidden states through one matrix only:
+
+    logp_t = z_ty - log sum_v exp(z_tv),   z = hidden @ head.T / temperature
+    J_t    = d logp_t / d hidden_t = (W_y - sum_v p_tv W_v) / temperature
+    dL/d hidden_t = (dL/d logp_t) * J_t
+
+so the forward saves J and the backward is a product with a column: two matmuls of size T*V*H in all, where
+recomputing the logits needs three and a gradient for the head a fourth. ``W_y - sum p W`` cancels when p_y is near 1,
+so the target's column is left out of every sum, and the p_v are those that enter the product, as rounded:
+
+    J_t = (1 - p_y) * (W_y - sum_{v!=y} p_v W_v / sum_{v!=y} p_v) / temperature
+
+The exponentials are taken relative to an anchor, a_t = z_ty - old_t, with any estimate old_t of logp_t, for instance
+the sampler's: then sum_v exp(z_tv - a_t) = exp(old_t - logp_t), near 1, and no maximum need be known before. The result
+does not depend on the estimate; where one is so bad that numbers are lost, the row is done again from its maximum.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from grpo_kernels.types import Kernels
+
+ROWS_OF_TRAINED_HEAD = 256
+
+
+def linear_logp_jac(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    old_logprobs: Tensor | None,
+    kernels: Kernels,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and the entropy of its distribution, [T] each, in fp32 nats.
+
+    hidden [T, H] and head [V, H] share a dtype; targets [T] int64; temperature one for all, or [T]; old_logprobs [T],
+    any estimate, changes the rounding alone. Differentiable in ``hidden`` through the log-probabilities; the entropy is
+    a metric. Without a gradient it takes one matmul. A head that is trained costs four and logits of some rows.
+    """
+    if head.requires_grad:
+        return _with_trained_head(hidden, head, targets, temperature)
+    inverse = per_token(temperature, hidden)
+    if not (hidden.requires_grad and torch.is_grad_enabled()):
+        return kernels.linear_logp(hidden, head, targets, inverse)
+    if old_logprobs is None and head.dtype == torch.float16:  # which has no room for a rough anchor
+        old_logprobs = kernels.linear_logp(hidden.detach(), head, targets, inverse)[0]
+    old = torch.zeros_like(inverse) if old_logprobs is None else old_logprobs.to(inverse.dtype)
+    logp, entropy = _LinearLogp.apply(hidden, head, targets, inverse, old, kernels)  # type: ignore[no-untyped-call]
+    return logp, entropy
+
+
+def per_token(temperature: float | Tensor, hidden: Tensor) -> Tensor:
+    """[T] reciprocals, in the dtype of the sums."""
+    kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    if isinstance(temperature, Tensor):
+        return temperature.to(kind).reciprocal().expand(len(hidden)).contiguous()
+    return torch.full((len(hidden),), 1.0 / temperature, dtype=kind, device=hidden.device)
+
+
+class _LinearLogp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, old: Tensor, kernels: Kernels
+    ) -> tuple[Tensor, Tensor]:
+        logp, entropy, jacobian = torch.empty_like(inverse), torch.empty_like(inverse), torch.empty_like(hidden)
+        rows = kernels.rows_at_once(head)
+        for start in range(0, len(hidden), rows):
+            part = slice(start, start + rows)
+            logp[part], entropy[part], jacobian[part] = _chunk(
+                hidden[part], head, targets[part], inverse[part], old[part], kernels
+            )
+        ctx.save_for_backward(jacobian)
+        ctx.mark_non_differentiable(entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logp: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
+        (jacobian,) = ctx.saved_tensors
+        return grad_logp.to(jacobian.dtype)[:, None] * jacobian, None, None, None, None, None
+
+
+def _chunk(
+    hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, old: Tensor, kernels: Kernels
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logp, entropy and J of some rows."""
+    logits = kernels.target_logit(hidden, head, targets, inverse)
+    sums = kernels.anchored_sums(hidden, head, targets, inverse, logits, logits - old)
+    away = logits - sums.anchors
+    own = away.exp()
+    whole = sums.rest + own
+    logp = away - whole.log()
+    entropy = whole.log() - (sums.moment + own * away) / whole
+    scale = torch.where(sums.stored > 0, sums.rest / sums.stored, 0.0) * inverse / whole
+    jacobian = head[targets].to(sums.others.dtype).mul_(sums.stored[:, None]).sub_(sums.others)
+    return logp, entropy, jacobian.mul_(scale[:, None]).to(hidden.dtype)
+
+
+def _with_trained_head(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """By torch's own gradients, some rows at a time, with their logits computed again in the backward pass."""
+    inverse = per_token(temperature, hidden)
+
+    def some(rows: Tensor, wanted: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        logp = (torch.matmul(rows, head.T).to(scale.dtype) * scale[:, None]).log_softmax(1)
+        entropy = -(logp.exp() * logp).sum(1)
+        return logp.gather(1, wanted[:, None])[:, 0], entropy.detach()
+
+    parts = [
+        checkpoint(some, hidden[i : i + n], targets[i : i + n], inverse[i : i + n], use_reentrant=False)
+        for n in (ROWS_OF_TRAINED_HEAD,)
+        for i in range(0, len(hidden), n)
+    ]
+    if not parts:
+        return inverse + 0.0 * hidden.sum(), inverse.clone()  # both empty
+    logp, entropy = zip(*parts, strict=True)
+    return torch.cat(logp), torch.cat(entropy)
