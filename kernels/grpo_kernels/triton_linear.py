@@ -97,14 +97,13 @@ def anchored_tiles(
     inside = rows < T
     away = logits - tl.load(anchors + rows, mask=inside, other=0.0)[:, None]
     target = tl.load(targets + rows, mask=inside, other=-1)
-    counts = (columns < V)[None, :] & (columns[None, :] != target[:, None])
-    e = tl.where(counts, tl.exp(away), 0.0)
-    place = rows.to(tl.int64)[:, None] * V + columns[None, :]
+    e = tl.where((columns < V)[None, :] & (columns[None, :] != target[:, None]), tl.exp(away), 0.0)
+    place = rows[:, None] * V + columns[None, :]  # 32 bits: exps are a piece of limited size, and registers are few
     rounded = (e * SCALE).to(exps.dtype.element_ty)
     tl.store(exps + place, rounded, mask=inside[:, None] & (columns < V)[None, :])
     tiles = tl.cdiv(V, BLOCK_V)
     tl.store(rest + rows * tiles + across, tl.sum(e, axis=1), mask=inside)
-    tl.store(moment + rows * tiles + across, tl.sum(tl.where(counts, e * away, 0.0), axis=1), mask=inside)
+    tl.store(moment + rows * tiles + across, tl.sum(e * away, axis=1), mask=inside)
     tl.store(stored + rows * tiles + across, tl.sum(rounded.to(tl.float32), axis=1) * (1.0 / SCALE), mask=inside)
 
 
