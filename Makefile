@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence gpu-proof format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step gpu-proof format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -36,6 +36,12 @@ check: system setup clients  ## format, lint, types, tests
 
 bench-convergence: setup  ## the stop rule's errors and delay on 14 families of curves; about ten minutes
 	@$(VENV)/python benchmarks/convergence/run.py
+
+bench-kernels: setup clients  ## the output layer against torch, torch.compile, TRL and Liger; about ten minutes on a CPU
+	@$(VENV)/python benchmarks/kernels/run.py --out benchmarks/kernels/$$($(VENV)/python -c "import torch; print('gpu' if torch.cuda.is_available() else 'cpu')").json
+
+bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about half an hour
+	@$(VENV)/python benchmarks/step/race.py
 
 N ?= 20
 SAMPLER ?= transformers

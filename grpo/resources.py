@@ -7,7 +7,7 @@ import gc
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from grpo.checkpoint import Checkpoints
 from grpo.config import Config
 from grpo.display import Display
 from grpo.episodes import Player
+from grpo.kernel_proof import prove_kernels
 from grpo.policy import Policy, load_tokenizer
 from grpo.prompts import PromptFile
 from grpo.rewards import RewardFunction
@@ -143,6 +144,8 @@ def open_resources(config: Config, accelerator: Accelerator, display: Display) -
                 if config.update.shard_base
                 else load_policy(config, accelerator.device, dtype)
             )
+        if log and policy.kernels.name == "fused":
+            log.event("kernels_proved", **asdict(prove_kernels(policy.kernels, policy.head)))
         tell_reach(policy, display)
         resources = Resources(
             config=config,

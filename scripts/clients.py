@@ -1,4 +1,4 @@
-"""What the tests compare with, each in a place of its own below .cache/clients: other clients, TRL's loss.
+"""What tests and benchmarks compare with, each in a place of its own below .cache/clients: other clients, TRL, Liger.
 
 ``make clients`` calls it.
 
@@ -15,7 +15,8 @@ HOME = ROOT / ".cache" / "clients"
 OLDER_PYTHON = ("2.54.0", "3.54.0")
 NODE = "openai@6"
 """The last major version for Node.js 20."""
-TRL = "1.16.0"
+SOURCES = {"trl": "trl==1.16.0", "liger": "liger-kernel==0.8.5"}
+"""Alone: what they need is in our own environment."""
 
 
 def main() -> int:
@@ -35,11 +36,12 @@ def main() -> int:
         (node / "ready").touch()
     if node.exists():
         shutil.copy(ROOT / "tests" / "clients" / "scenario.mjs", node / "scenario.mjs")
-    trl = HOME / "trl"
-    if not (trl / "ready").exists():  # its sources alone: what it needs is in our own environment
-        shutil.rmtree(trl, ignore_errors=True)
-        run("trl", [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(trl), f"trl=={TRL}"])
-        (trl / "ready").touch()
+    for name, package in SOURCES.items():
+        place = HOME / name
+        if not (place / "ready").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            run(name, [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(place), package])
+            (place / "ready").touch()
     return 0
 
 

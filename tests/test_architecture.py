@@ -55,6 +55,7 @@ ORDER = [
     "vllm_sampler",
     "replicas",
     "sync",
+    "kernel_proof",
     "reward_host",
     "syscalls",
     "users",

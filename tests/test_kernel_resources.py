@@ -1,4 +1,4 @@
-"""Every kernel compiled for real chips through its own launch: nothing spills, and nothing needs more than the table says."""
+"""Every kernel compiled for real chips through its own launch: no spills, no more resources than the table says."""
 
 import json
 import subprocess

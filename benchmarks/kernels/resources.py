@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/kernels/resources.py [--chips 80 90] [--out FILE]
 
-The kernels' own launches run, on tensors without storage and with a driver that compiles as the real one would and, where
-that would load the code and start it, reads the code's needs. A kernel that asks for more shared memory than the chip
-has is refused by Triton itself, as on the chip.
+The kernels' own launches run, on tensors without storage and with a driver that compiles as the real one would and,
+where that would load the code and start it, reads the code's needs. A kernel that asks for more shared memory than the
+chip has is refused by Triton itself, as on the chip.
 """
 
 import argparse

@@ -1,0 +1,181 @@
+"""A whole GRPO step against TRL's, on this machine: seconds a step, and memory. ``make bench-step``.
+
+    .venv/bin/python benchmarks/step/race.py [--rounds 2] [--steps 4] [--out FILE]
+
+8 prompts x 8 completions x 48 tokens of SmolLM2-135M-Instruct, LoRA rank 16 on all linear layers, one update a step, no
+group skipped. Both sides train from a copy of the model whose end-of-sequence token is one that is practically never
+drawn, so that all completions are 48 tokens long. TRL samples with transformers; each side runs in each dtype, and the
+faster one of each counts. The runs of a round follow each other; the first step of a run is left out on both sides.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
+NEVER = "<reponame>"
+"""A special token of the model's vocabulary that no chat contains."""
+DTYPES = ("float32", "bfloat16")
+BATCHES = (64, 16)
+"""Completions of one forward pass of TRL's; the faster counts."""
+
+
+def main() -> None:
+    """All contestants, in rounds; then the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "step-cpu.json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        model, prompts = endless(Path(scratch) / "model"), questions(Path(scratch) / "prompts.jsonl")
+        contestants = {f"ours {dtype}": (ours, dtype) for dtype in DTYPES}
+        contestants |= {f"TRL {dtype}, batches of {b}": (trl(b), dtype) for dtype in DTYPES for b in BATCHES}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+        for number in range(given.rounds):
+            for name, (run, dtype) in contestants.items():
+                folder = Path(scratch) / f"{number} {name}"
+                folder.mkdir()
+                runs[name].append(run(model, prompts, dtype, given.steps, folder))
+                print(f"round {number + 1}, {name}: {runs[name][-1]}", flush=True)
+    results = summary(runs)
+    print(json.dumps(results, indent=1))
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def endless(out: Path) -> Path:
+    """The model with another end-of-sequence token."""
+    shutil.copytree(MODEL, out)
+    tokenizer = json.loads((out / "tokenizer_config.json").read_text())
+    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"eos_token": NEVER}))
+    from transformers import AutoTokenizer
+
+    number = AutoTokenizer.from_pretrained(out).convert_tokens_to_ids(NEVER)
+    for name in ("config.json", "generation_config.json"):
+        if (out / name).is_file():
+            settings = json.loads((out / name).read_text())
+            (out / name).write_text(json.dumps(settings | {"eos_token_id": number}))
+    return out
+
+
+def questions(out: Path) -> Path:
+    """The demo's prompts."""
+    rows = [json.loads(line) for line in (ROOT / "configs" / "demo" / "train.jsonl").read_text().splitlines()[:64]]
+    out.write_text("".join(json.dumps({"messages": row["messages"]}) + "\n" for row in rows))
+    return out
+
+
+def ours(model: Path, prompts: Path, dtype: str, steps: int, folder: Path) -> dict[str, Any]:
+    """A training by ``grpo train``; every second from one step's start to its durable end counts."""
+    config = folder / "race.toml"
+    config.write_text(f"""
+[run]
+dir = "{folder}/run"
+steps = {steps}
+[model]
+path = "{model}"
+dtype = "{dtype}"
+[data]
+train = "{prompts}"
+[reward]
+file = "{HERE}/reward.py"
+[rollout]
+prompts_per_step = 8
+completions_per_prompt = 8
+max_tokens = 48
+[lora]
+rank = 16
+alpha = 32
+[convergence]
+stop = false
+""")
+    memory, _ = watched([sys.executable, "-m", "grpo.train", str(config)])
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["trained_tokens"] == line["sampled_tokens"] for line in lines), "no group is skipped"
+    parts = ("seconds_sampling", "seconds_update", "sync_seconds")
+    found = {part: median(line[part] for line in lines[1:]) for part in parts}
+    tokens = [line["sampled_tokens"] / 64 for line in lines]
+    return {"seconds": [line["seconds"] for line in lines[1:]], "tokens": tokens} | found | memory
+
+
+def trl(batch: int):  # type: ignore[no-untyped-def]
+    """GRPOTrainer with batches of so many completions."""
+
+    def run(model: Path, prompts: Path, dtype: str, steps: int, folder: Path) -> dict[str, Any]:
+        words = [str(HERE / "trl_run.py"), str(model), str(prompts), dtype, str(batch), str(steps)]
+        memory, output = watched([sys.executable, "-W", "ignore", *words])
+        found = json.loads(output.splitlines()[-1])
+        return {"seconds": found["seconds"][1:], "tokens": found["tokens"]} | memory
+
+    return run
+
+
+def watched(command: list[str]) -> tuple[dict[str, float], str]:
+    """Run it; the peaks of its own memory and of its process tree in MiB, and its output."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT)
+        own = tree = 0.0
+        while process.poll() is None:
+            try:
+                parent = psutil.Process(process.pid)
+                sizes = [p.memory_info().rss for p in (parent, *parent.children(recursive=True))]
+                own, tree = max(own, sizes[0] / 2**20), max(tree, sum(sizes) / 2**20)
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.05)
+        for file in (output, errors):
+            file.seek(0)
+        assert process.returncode == 0, errors.read()[-3000:] + output.read()[-2000:]
+        return {"trainer_mib": round(own), "tree_mib": round(tree)}, output.read()
+
+
+def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The fastest of each side, by the median of all steps of all rounds."""
+    seconds = {name: [s for run in found for s in run["seconds"]] for name, found in runs.items()}
+    medians = {name: median(values) for name, values in seconds.items()}
+    best = {side: min((n for n in medians if n.startswith(side)), key=lambda n: medians[n]) for side in ("ours", "TRL")}
+    ratios = [
+        median(theirs["seconds"]) / median(mine["seconds"])
+        for mine, theirs in zip(runs[best["ours"]], runs[best["TRL"]], strict=True)
+    ]
+    peaks = {
+        name: {key: max(run[key] for run in found) for key in ("trainer_mib", "tree_mib")}
+        for name, found in runs.items()
+    }
+    return {
+        "machine": cpu(),
+        "threads": torch.get_num_threads(),
+        "work": "8 prompts x 8 completions x 48 tokens, SmolLM2-135M-Instruct, LoRA rank 16",
+        "fastest": best,
+        "ratio_step": medians[best["TRL"]] / medians[best["ours"]],
+        "ratio_step_by_round": ratios,
+        "ratio_memory": peaks[best["ours"]]["trainer_mib"] / peaks[best["TRL"]]["trainer_mib"],
+        "ratio_memory_of_tree": peaks[best["ours"]]["tree_mib"] / peaks[best["TRL"]]["tree_mib"],
+        "seconds_a_step": {n: {"median": medians[n], "lowest": min(v), "highest": max(v)} for n, v in seconds.items()},
+        "peak_mib": peaks,
+        "runs": runs,
+    }
+
+
+def cpu() -> str:
+    """Its name, and what it multiplies fast."""
+    text = Path("/proc/cpuinfo").read_text()
+    name = next(line.split(": ")[1] for line in text.splitlines() if line.startswith("model name"))
+    return f"{name}, {'amx_bf16' if 'amx_bf16' in text else 'avx512' if 'avx512f' in text else 'avx2'}"
+
+
+if __name__ == "__main__":
+    main()
