@@ -1,5 +1,6 @@
 """Nothing leaves the machine: hub access and usage statistics of every library are switched off."""
 
+import logging
 import os
 
 OFFLINE = {
@@ -24,3 +25,5 @@ def go_online() -> None:
 def go_offline() -> None:
     """Set the switches for this process and its children; call before the libraries are imported."""
     os.environ.update(OFFLINE)
+    # without the Hub it lacks a kernel that only inference would use, and says so whenever PEFT is imported
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -150,7 +150,8 @@ class Policy:
         )[0]
         hidden_TH = hidden_RLH.flatten(0, 1)[batch.source_T]
         heat, estimate = temperature or self.temperature, batch.sampler_logprobs_T
-        return TokenScores(*linear_logp_jac(hidden_TH, self.head, batch.target_T, heat, estimate, self.kernels))
+        found = linear_logp_jac(hidden_TH, self.head, batch.target_T, heat, estimate, self.kernels, rounded=True)
+        return TokenScores(*found)
 
     def scores_alone(self, batch: Batch, temperature: float) -> TokenScores:
         """As ``scores``, asked for by the main rank only."""

@@ -28,6 +28,9 @@ EXACT = 1e-4
 """Largest |g| allowed in fp32, nats; measured 3e-5 at most on SmolLM2-135M."""
 LARGE_CHANGE = 0.1
 """The probe adapter must move the log-probs by this much (rms, nats), else the proof would show nothing."""
+PROBE_SCALE = {"float32": 0.02, "bfloat16": 0.08}
+"""Of the probe's B matrices. In bf16 two implementations differ by 0.1 nats whatever the adapter (SmolLM2-135M, rms):
+the probe must move the log-probs well beyond that, by 1.1 here, or it proves nothing."""
 NOISE_FACTOR = 4.0
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
 """Share of the trainer's change by which the sampler's may differ: rounding grows with the change."""
@@ -77,7 +80,7 @@ class SyncProof:
         sampler.sync("base")
         proof = cls(policy, sampler, _draw_probe(sampler, prompts, seed), dtype)
         proof.base = proof._view()
-        policy.load_adapter_state(_large_adapter(saved, seed))
+        policy.load_adapter_state(_large_adapter(saved, seed, PROBE_SCALE[dtype]))
         sampler.sync("probe")
         moved = proof._view()
         proof._judge_start(moved, exact=dtype == "float32")
@@ -147,12 +150,12 @@ def _draw_probe(sampler: Sampler, prompts: Seq[Seq[int]], seed: int) -> Probe:
     return [(tuple(p), c.token_ids) for p, group in zip(chosen, groups, strict=True) for c in group]
 
 
-def _large_adapter(saved: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """B drawn so that the product B A has entries of about 1e-2 whatever the rank."""
+def _large_adapter(saved: dict[str, Tensor], seed: int, scale: float) -> dict[str, Tensor]:
+    """B drawn with this deviation; at 0.02 the product B A has entries of about 1e-2 whatever the rank."""
     generator = torch.Generator().manual_seed(seed)
     large = {}
     for name, value in saved.items():
-        drawn = torch.randn(value.shape, generator=generator) * 0.02
+        drawn = torch.randn(value.shape, generator=generator) * scale
         large[name] = drawn.to(value.dtype) if "lora_B" in name else value
     return large
 

@@ -133,7 +133,7 @@ def tiny_run(tmp_path: Path, tiny_model: Path):
 @pytest.fixture(scope="session")
 def fused():
     """The kernels' Triton form in Triton's interpreter."""
-    from interpreter import interpreted_kernels, right_products
+    from interpreter import interpreted_kernels, right_bf16
 
-    with right_products():
+    with right_bf16():
         yield interpreted_kernels()

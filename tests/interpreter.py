@@ -15,7 +15,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 BAND = 4096
 """Numbers on each side of a guarded tensor."""
-OWN_DOT = InterpreterBuilder.create_dot
+OWN_DOT, OWN_CAST = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
 
 
 def interpreted_kernels() -> Kernels:
@@ -28,20 +28,28 @@ def interpreted_kernels() -> Kernels:
 
 
 @contextmanager
-def right_products() -> Iterator[None]:
-    """bf16 numbers are raw uint16 in the interpreter, and their product is nonsense without a word (3.7.1, 3.9.0)."""
-    multiply = InterpreterBuilder.create_dot
-    InterpreterBuilder.create_dot = _dot
+def right_bf16() -> Iterator[None]:
+    """Mend what the interpreter does to bf16 without a word (3.7.1): products of raw uint16, and casts that cut off."""
+    own = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = _dot, _cast
     try:
         yield
     finally:
-        InterpreterBuilder.create_dot = multiply
+        InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = own
 
 
 def _dot(self, a, b, d, input_precision, max_num_imprecise_acc):
     left, right = _numbers(a), _numbers(b)
     product = np.matmul(left, right, dtype=d.data.dtype) + d.data
     return TensorHandle(product, d.dtype.scalar)
+
+
+def _cast(self, source, kind):
+    """To the nearest bf16 number, ties to even, as a card rounds."""
+    if source.dtype.scalar.name != "fp32" or kind.scalar.name != "bf16":
+        return OWN_CAST(self, source, kind)
+    rounded = torch.from_numpy(np.array(source.data, dtype=np.float32)).bfloat16().view(torch.int16).numpy()
+    return TensorHandle(rounded.view(np.uint16), kind.scalar)
 
 
 def _numbers(handle) -> np.ndarray:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from interpreter import OWN_DOT, Guard, InterpreterBuilder, guarded, right_products, shuffled
+from interpreter import OWN_CAST, OWN_DOT, Guard, InterpreterBuilder, guarded, right_bf16, shuffled
 
 os.environ["TRITON_INTERPRET"] = "1"
 import triton
@@ -21,7 +21,7 @@ def product(a, b, out, N: tl.constexpr):
 @triton.jit
 def copy(source, out, count, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, tl.load(source + i), mask=i < count)
+    tl.store(out + i, tl.load(source + i).to(out.dtype.element_ty), mask=i < count)
 
 
 @triton.jit
@@ -40,10 +40,20 @@ def test_bf16_products_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
     right = a.float() @ b.float()
     monkeypatch.setattr(InterpreterBuilder, "create_dot", OWN_DOT)
     product[(1,)](a, b, out, 16)
-    assert not torch.allclose(out, right, atol=1.0), "the interpreter is right by itself now: right_products can go"
-    with right_products():
+    assert not torch.allclose(out, right, atol=1.0), "the interpreter is right by itself now: right_bf16 can go"
+    with right_bf16():
         product[(1,)](a, b, out, 16)
     torch.testing.assert_close(out, right, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_casts_need_mending(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = torch.randn(64, generator=torch.Generator().manual_seed(0)), torch.zeros(64, dtype=torch.bfloat16)
+    monkeypatch.setattr(InterpreterBuilder, "cast_impl", OWN_CAST)
+    copy[(1,)](source, out, 64, 64)
+    assert not torch.equal(out, source.bfloat16()), "the interpreter rounds by itself now: right_bf16 can do less"
+    with right_bf16():
+        copy[(1,)](source, out, 64, 64)
+    assert torch.equal(out, source.bfloat16())
 
 
 def test_a_write_outside_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,9 +91,10 @@ def linear(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> None:
     """All launches of fused_linear.py."""
     hidden, head = torch.empty(rows, width, dtype=dtype), torch.empty(vocabulary, width, dtype=dtype)
     targets, ones = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
-    fused_linear.target_logit(hidden, head, targets, ones)
-    fused_linear.anchored_sums(hidden, head, targets, ones, ones, ones)
-    fused_linear.linear_logp(hidden, head, targets, ones)
+    for rounded in (False, True):
+        fused_linear.target_logit(hidden, head, targets, ones, rounded)
+        fused_linear.anchored_sums(hidden, head, targets, ones, ones, ones, rounded)
+        fused_linear.linear_logp(hidden, head, targets, ones, rounded)
 
 
 def loss(kind: str, estimator: str | None) -> None:

@@ -28,15 +28,15 @@ MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
 NEVER = "<reponame>"
 """A special token of the model's vocabulary that no chat contains."""
 DTYPES = ("float32", "bfloat16")
-BATCHES = (64, 16)
-"""Completions of one forward pass of TRL's; the faster counts."""
+BATCHES = (64,)
+"""Completions of one forward pass of TRL's."""
 
 
 def main() -> None:
     """All contestants, in rounds; then the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "step-cpu.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,6 +99,8 @@ max_tokens = 48
 [lora]
 rank = 16
 alpha = 32
+[update]
+tokens_per_microbatch = 1024
 [convergence]
 stop = false
 """)

@@ -28,18 +28,26 @@ def rows_at_once(head: Tensor) -> int:
     return max(tiles.block_t, rows // tiles.block_t * tiles.block_t)
 
 
-def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) -> Tensor:
+def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> Tensor:
     """[T] logit of each target; 0 for a negative one, which is in another shard of the vocabulary."""
     out = torch.empty_like(inverse)
     rows, width = hidden.shape
     if rows:
         grid = (triton.cdiv(rows, 16),)
-        kernels.target_logits[grid](hidden, head, targets, inverse, out, rows, width, BLOCK_T=16, BLOCK_H=128)
+        kernels.target_logits[grid](
+            hidden, head, targets, inverse, out, rows, width, ROUNDED=rounded, BLOCK_T=16, BLOCK_H=128
+        )
     return out
 
 
 def anchored_sums(
-    hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, target_logits: Tensor, anchors: Tensor
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    inverse: Tensor,
+    target_logits: Tensor,
+    anchors: Tensor,
+    rounded: bool,
 ) -> Sums:
     """As plain_linear.anchored_sums, for contiguous tensors; the host never waits for the device."""
     (rows, width), vocabulary, tiles = hidden.shape, len(head), _tiles(head)
@@ -56,6 +64,7 @@ def anchored_sums(
         BLOCK_T=tiles.block_t,
         BLOCK_V=tiles.block_v,
         BLOCK_H=tiles.block_h,
+        ROUNDED=rounded,
         **_launch(tiles),
     )
     kernels.close_rows[(3 * rows,)](
@@ -70,6 +79,7 @@ def anchored_sums(
         SCALE=scale,
         BLOCK_V=ROW_COLUMNS,
         BLOCK_H=ROW_NUMBERS,
+        ROUNDED=rounded,
         num_warps=4,
     )
     kernels.weighted_rows[(down * triton.cdiv(width, tiles.block_v),)](
@@ -84,7 +94,7 @@ def anchored_sums(
     return Sums(anchors, rest, moment, stored, others)
 
 
-def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
     """logp [T] and entropy [T] in nats, without a gradient."""
     logp, entropy, vocabulary, tiles = torch.empty_like(inverse), torch.empty_like(inverse), len(head), _tiles(head)
     across = triton.cdiv(vocabulary, tiles.block_v)
@@ -98,6 +108,7 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) 
             BLOCK_T=tiles.block_t,
             BLOCK_V=tiles.block_v,
             BLOCK_H=tiles.block_h,
+            ROUNDED=rounded,
             **_launch(tiles),
         )
         kernels.close_online[(rows,)](

@@ -35,22 +35,29 @@ def linear_logp_jac(
     temperature: float | Tensor,
     old_logprobs: Tensor | None,
     kernels: Kernels,
+    *,
+    rounded: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and the entropy of its distribution, [T] each, in fp32 nats.
 
     hidden [T, H] and head [V, H] share a dtype; targets [T] int64; temperature one for all, or [T]; old_logprobs [T],
     any estimate, changes the rounding alone. Differentiable in ``hidden`` through the log-probabilities; the entropy is
     a metric. Without a gradient it takes one matmul. A head that is trained costs four and logits of some rows.
+
+    ``rounded``: the logits are those of a layer in the head's dtype, which rounds them, as samplers do; the gradient
+    takes no notice of it. Else they are in fp32, from the same numbers.
     """
     if head.requires_grad:
-        return _with_trained_head(hidden, head, targets, temperature)
+        return _with_trained_head(hidden, head, targets, temperature, rounded)
     inverse = per_token(temperature, hidden)
     if not (hidden.requires_grad and torch.is_grad_enabled()):
-        return kernels.linear_logp(hidden, head, targets, inverse)
+        return kernels.linear_logp(hidden, head, targets, inverse, rounded)
     if old_logprobs is None and head.dtype == torch.float16:  # which has no room for a rough anchor
-        old_logprobs = kernels.linear_logp(hidden.detach(), head, targets, inverse)[0]
+        old_logprobs = kernels.linear_logp(hidden.detach(), head, targets, inverse, rounded)[0]
     old = torch.zeros_like(inverse) if old_logprobs is None else old_logprobs.to(inverse.dtype)
-    logp, entropy = _LinearLogp.apply(hidden, head, targets, inverse, old, kernels)  # type: ignore[no-untyped-call]
+    logp, entropy = _LinearLogp.apply(  # type: ignore[no-untyped-call]
+        hidden, head, targets, inverse, old, kernels, rounded
+    )
     return logp, entropy
 
 
@@ -65,14 +72,21 @@ def per_token(temperature: float | Tensor, hidden: Tensor) -> Tensor:
 class _LinearLogp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, old: Tensor, kernels: Kernels
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        inverse: Tensor,
+        old: Tensor,
+        kernels: Kernels,
+        rounded: bool,
     ) -> tuple[Tensor, Tensor]:
         logp, entropy, jacobian = torch.empty_like(inverse), torch.empty_like(inverse), torch.empty_like(hidden)
         rows = kernels.rows_at_once(head)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logp[part], entropy[part], jacobian[part] = _chunk(
-                hidden[part], head, targets[part], inverse[part], old[part], kernels
+                hidden[part], head, targets[part], inverse[part], old[part], kernels, rounded
             )
         ctx.save_for_backward(jacobian)
         ctx.mark_non_differentiable(entropy)
@@ -81,15 +95,15 @@ class _LinearLogp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_logp: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         (jacobian,) = ctx.saved_tensors
-        return grad_logp.to(jacobian.dtype)[:, None] * jacobian, None, None, None, None, None
+        return grad_logp.to(jacobian.dtype)[:, None] * jacobian, *[None] * 6
 
 
 def _chunk(
-    hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, old: Tensor, kernels: Kernels
+    hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, old: Tensor, kernels: Kernels, rounded: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """logp, entropy and J of some rows."""
-    logits = kernels.target_logit(hidden, head, targets, inverse)
-    sums = kernels.anchored_sums(hidden, head, targets, inverse, logits, logits - old)
+    logits = kernels.target_logit(hidden, head, targets, inverse, rounded)
+    sums = kernels.anchored_sums(hidden, head, targets, inverse, logits, logits - old, rounded)
     away = logits - sums.anchors
     own = away.exp()
     whole = sums.rest + own
@@ -101,13 +115,14 @@ def _chunk(
 
 
 def _with_trained_head(
-    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float | Tensor
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float | Tensor, rounded: bool
 ) -> tuple[Tensor, Tensor]:
     """By torch's own gradients, some rows at a time, with their logits computed again in the backward pass."""
     inverse = per_token(temperature, hidden)
 
     def some(rows: Tensor, wanted: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        logp = (torch.matmul(rows, head.T).to(scale.dtype) * scale[:, None]).log_softmax(1)
+        kind = head.dtype if rounded else scale.dtype
+        logp = (torch.matmul(rows.to(kind), head.T.to(kind)).to(scale.dtype) * scale[:, None]).log_softmax(1)
         entropy = -(logp.exp() * logp).sum(1)
         return logp.gather(1, wanted[:, None])[:, 0], entropy.detach()
 

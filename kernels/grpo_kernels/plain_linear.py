@@ -26,42 +26,50 @@ def rows_at_once(head: Tensor) -> int:
     return ROWS
 
 
-def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) -> Tensor:
+def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> Tensor:
     """[T] logit of each target; 0 for a negative one, which is in another shard of the vocabulary."""
     own = head[targets.clamp(min=0)].to(wide(head.dtype))
-    return torch.where(targets >= 0, (hidden.to(own.dtype) * own).sum(1) * inverse, 0.0)
+    logits = (hidden.to(own.dtype) * own).sum(1)
+    if rounded:
+        logits = logits.to(head.dtype).to(own.dtype)
+    return torch.where(targets >= 0, logits * inverse, 0.0)
 
 
 def anchored_sums(
-    hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, target_logits: Tensor, anchors: Tensor
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    inverse: Tensor,
+    target_logits: Tensor,
+    anchors: Tensor,
+    rounded: bool,
 ) -> Sums:
     """hidden [T, H], head [V, H], the rest [T]; targets that are negative are in another shard of the vocabulary.
 
     Rows that lost numbers to overflow or underflow are done again, anchored at their largest logit.
     """
-    hidden, head = _spacious(hidden, head)
-    sums = _sums(hidden, head, targets, inverse, anchors)
+    sums = _sums(hidden, head, targets, inverse, anchors, rounded)
     whole = sums.rest + (target_logits - anchors).exp()
     lost = ~((whole >= LOW) & (whole <= HIGH))
     if any_of(lost):
         rows = lost.nonzero()[:, 0]
-        part = hidden[rows], head, targets[rows], inverse[rows]
-        again = _sums(*part, torch.maximum(_highest(*part), target_logits[rows]))
+        part, scale = hidden[rows], inverse[rows]
+        top = torch.maximum(_highest(part, head, scale, rounded), target_logits[rows])
+        again = _sums(part, head, targets[rows], scale, top, rounded)
         for all_of, found in zip(sums, again, strict=True):
             all_of[rows] = found
     return sums
 
 
-def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
     """logp [T] and entropy [T] in nats, without a gradient: tiles joined at a running maximum."""
     kind = wide(hidden.dtype)
-    hidden, head = _spacious(hidden, head)
     logp, entropy = (torch.empty(len(hidden), dtype=kind, device=hidden.device) for _ in range(2))
     for start in range(0, len(hidden), ROWS):
         part = slice(start, start + ROWS)
         top = torch.full_like(logp[part], -torch.inf)
         total, moment = torch.zeros_like(top), torch.zeros_like(top)
-        for _, away in _tiles(hidden[part], head, inverse[part]):
+        for _, away in _tiles(hidden[part], head, inverse[part], rounded):
             highest = torch.maximum(top, away.amax(1))
             down = torch.where(top.isinf(), 0.0, top - highest)
             away -= highest[:, None]
@@ -69,28 +77,24 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) 
             moment = down.exp() * (moment + down * total) + (exps * away).sum(1)
             total = down.exp() * total + exps.sum(1)
             top = highest
-        logits = target_logit(hidden[part], head, targets[part], inverse[part])
+        logits = target_logit(hidden[part], head, targets[part], inverse[part], rounded)
         logp[part] = logits - top - total.log()
         entropy[part] = total.log() - moment / total
     return logp, entropy
 
 
-def _tiles(hidden: Tensor, head: Tensor, inverse: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """First column and logits [T, COLUMNS] of each tile."""
+def _tiles(hidden: Tensor, head: Tensor, inverse: Tensor, rounded: bool) -> Iterator[tuple[int, Tensor]]:
+    """First column and logits [T, COLUMNS] of each tile; a product in 16 bits rounds them by itself."""
+    kind = head.dtype if rounded else wide(head.dtype)
     for start in range(0, len(head), COLUMNS):
-        logits = torch.matmul(hidden, head[start : start + COLUMNS].T).to(wide(head.dtype))
+        logits = torch.matmul(hidden.to(kind), head[start : start + COLUMNS].to(kind).T).to(wide(head.dtype))
         yield start, logits.mul_(inverse[:, None])
 
 
-def _spacious(hidden: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
-    """In fp32 where they were in fp16, which reaches from 6e-8 to 65504 only: too little for exponentials."""
-    return (hidden.float(), head.float()) if head.dtype == torch.float16 else (hidden, head)
-
-
-def _sums(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, anchors: Tensor) -> Sums:
+def _sums(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, anchors: Tensor, rounded: bool) -> Sums:
     rest, moment, stored = (torch.zeros_like(anchors) for _ in range(3))
     others = torch.zeros(hidden.shape, dtype=wide(head.dtype), device=hidden.device)
-    for start, away in _tiles(hidden, head, inverse):
+    for start, away in _tiles(hidden, head, inverse, rounded):
         away -= anchors[:, None]
         exps = away.exp()
         _forget(exps, targets - start)
@@ -99,9 +103,10 @@ def _sums(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, anchor
             exps[~tile.isfinite()] = 0.0  # the row is lost; in a bf16 product on a CPU it would spoil its neighbours
         rest += tile
         moment += away.mul_(exps).sum(1)
-        rounded = exps.to(head.dtype)
-        stored += tile if rounded is exps else rounded.sum(1, dtype=stored.dtype)
-        others += torch.matmul(rounded, head[start : start + COLUMNS])
+        # fp16 reaches from 6e-8 to 65504 only: too little for exponentials
+        kept = exps if head.dtype == torch.float16 else exps.to(head.dtype)
+        stored += tile if kept is exps else kept.sum(1, dtype=stored.dtype)
+        others += torch.matmul(kept, head[start : start + COLUMNS].to(kept.dtype))
     return Sums(anchors.clone(), rest, moment, stored, others)
 
 
@@ -117,6 +122,6 @@ def any_of(mask: Tensor) -> bool:
     return bool(mask.any())
 
 
-def _highest(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor) -> Tensor:
+def _highest(hidden: Tensor, head: Tensor, inverse: Tensor, rounded: bool) -> Tensor:
     """[T] largest logit of each row."""
-    return torch.stack([logits.amax(1) for _, logits in _tiles(hidden, head, inverse)]).amax(0)
+    return torch.stack([logits.amax(1) for _, logits in _tiles(hidden, head, inverse, rounded)]).amax(0)

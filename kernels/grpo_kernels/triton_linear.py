@@ -9,7 +9,18 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["T"])
-def target_logits(hidden, head, targets, inverse_temperature, out, T, H, BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr):
+def target_logits(
+    hidden,
+    head,
+    targets,
+    inverse_temperature,
+    out,
+    T,
+    H,
+    ROUNDED: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
     """out [T] = (hidden_t . head[target_t]) / temperature_t; 0 where the target is negative."""
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     inside = rows < T
@@ -22,6 +33,8 @@ def target_logits(hidden, head, targets, inverse_temperature, out, T, H, BLOCK_T
         h = tl.load(hidden + rows.to(tl.int64)[:, None] * H + at[None, :], mask=mask, other=0.0).to(tl.float32)
         w = tl.load(head + target[:, None] * H + at[None, :], mask=mask, other=0.0).to(tl.float32)
         total += tl.sum(h * w, axis=1)
+    if ROUNDED:
+        total = total.to(head.dtype.element_ty).to(tl.float32)
     scale = tl.load(inverse_temperature + rows, mask=inside, other=0.0)
     tl.store(out + rows, total * scale, mask=inside)
 
@@ -40,8 +53,12 @@ def logits_of_tile(
     BLOCK_V: tl.constexpr,
     BLOCK_H: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROUNDED: tl.constexpr,
 ):
-    """[BLOCK_T, BLOCK_V] in fp32; what lies outside is garbage."""
+    """[BLOCK_T, BLOCK_V] in fp32, rounded to the head's dtype before the temperature where asked for.
+
+    What lies outside is garbage.
+    """
     logits = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
     from_row = hidden + rows.to(tl.int64)[:, None] * H
     from_column = head + columns.to(tl.int64)[None, :] * H
@@ -50,6 +67,8 @@ def logits_of_tile(
         h = tl.load(from_row + at[None, :], mask=(rows < T)[:, None] & (at < H)[None, :], other=0.0)
         w = tl.load(from_column + at[:, None], mask=(columns < V)[None, :] & (at < H)[:, None], other=0.0)
         logits = tl.dot(h, w, logits, input_precision=PRECISION)
+    if ROUNDED:
+        logits = logits.to(head.dtype.element_ty).to(tl.float32)
     return logits * tl.load(inverse_temperature + rows, mask=rows < T, other=0.0)[:, None]
 
 
@@ -83,6 +102,7 @@ def anchored_tiles(
     BLOCK_H: tl.constexpr,
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROUNDED: tl.constexpr,
 ):
     """One tile of e = exp(z - anchor), without the target's column.
 
@@ -92,7 +112,7 @@ def anchored_tiles(
     rows = down * BLOCK_T + tl.arange(0, BLOCK_T)
     columns = across * BLOCK_V + tl.arange(0, BLOCK_V)
     logits = logits_of_tile(
-        hidden, head, inverse_temperature, rows, columns, T, V, H, BLOCK_T, BLOCK_V, BLOCK_H, PRECISION
+        hidden, head, inverse_temperature, rows, columns, T, V, H, BLOCK_T, BLOCK_V, BLOCK_H, PRECISION, ROUNDED
     )
     inside = rows < T
     away = logits - tl.load(anchors + rows, mask=inside, other=0.0)[:, None]
@@ -108,7 +128,9 @@ def anchored_tiles(
 
 
 @triton.jit
-def logits_of_row(hidden, head, scale, row, columns, V, H, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr):
+def logits_of_row(
+    hidden, head, scale, row, columns, V, H, BLOCK_V: tl.constexpr, BLOCK_H: tl.constexpr, ROUNDED: tl.constexpr
+):
     """[BLOCK_V] of one row in fp32; -inf outside the vocabulary."""
     logits = tl.zeros([BLOCK_V], tl.float32)
     for start in range(0, H, BLOCK_H):
@@ -117,6 +139,8 @@ def logits_of_row(hidden, head, scale, row, columns, V, H, BLOCK_V: tl.constexpr
         mask = (columns < V)[:, None] & (at < H)[None, :]
         w = tl.load(head + columns.to(tl.int64)[:, None] * H + at[None, :], mask=mask, other=0.0).to(tl.float32)
         logits += tl.sum(w * h[None, :], axis=1)
+    if ROUNDED:
+        logits = logits.to(head.dtype.element_ty).to(tl.float32)
     return tl.where(columns < V, logits * scale, float("-inf"))
 
 
@@ -148,6 +172,7 @@ def redo_rows(
     SCALE: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    ROUNDED: tl.constexpr,
 ):
     """Where an anchor was so far off that numbers were lost: the row again, anchored at its maximum.
 
@@ -163,13 +188,15 @@ def redo_rows(
     top = logit
     for start in range(0, V, BLOCK_V):
         columns = start + tl.arange(0, BLOCK_V)
-        top = tl.maximum(top, tl.max(logits_of_row(hidden, head, scale, row, columns, V, H, BLOCK_V, BLOCK_H), axis=0))
+        top = tl.maximum(
+            top, tl.max(logits_of_row(hidden, head, scale, row, columns, V, H, BLOCK_V, BLOCK_H, ROUNDED), axis=0)
+        )
     total = tl.zeros([BLOCK_V], tl.float32)
     first = tl.zeros([BLOCK_V], tl.float32)
     kept = tl.zeros([BLOCK_V], tl.float32)
     for start in range(0, V, BLOCK_V):
         columns = start + tl.arange(0, BLOCK_V)
-        away = logits_of_row(hidden, head, scale, row, columns, V, H, BLOCK_V, BLOCK_H) - top
+        away = logits_of_row(hidden, head, scale, row, columns, V, H, BLOCK_V, BLOCK_H, ROUNDED) - top
         counts = (columns < V) & (columns != target)
         e = tl.where(counts, tl.exp(away), 0.0)
         rounded = (e * SCALE).to(exps.dtype.element_ty)
@@ -232,6 +259,7 @@ def online_tiles(
     BLOCK_H: tl.constexpr,
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
+    ROUNDED: tl.constexpr,
 ):
     """One tile's maximum, and its sums relative to that: top, rest, moment [T, J]; the target's logit [T] where it is.
 
@@ -241,7 +269,7 @@ def online_tiles(
     rows = down * BLOCK_T + tl.arange(0, BLOCK_T)
     columns = across * BLOCK_V + tl.arange(0, BLOCK_V)
     logits = logits_of_tile(
-        hidden, head, inverse_temperature, rows, columns, T, V, H, BLOCK_T, BLOCK_V, BLOCK_H, PRECISION
+        hidden, head, inverse_temperature, rows, columns, T, V, H, BLOCK_T, BLOCK_V, BLOCK_H, PRECISION, ROUNDED
     )
     inside, within = rows < T, (columns < V)[None, :]
     logits = tl.where(within, logits, float("-inf"))
