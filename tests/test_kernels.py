@@ -71,8 +71,8 @@ NATS = 1e-5
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("temperature", [1.0, 0.3, "each"])
-@pytest.mark.parametrize(("rows", "hidden", "vocabulary"), [(7, 16, 50), (1, 576, 1000), (33, 8, 2), (130, 40, 129)])
+@pytest.mark.parametrize("temperature", [0.3, "each"])
+@pytest.mark.parametrize(("rows", "hidden", "vocabulary"), [(7, 16, 50), (1, 576, 1000), (33, 8, 2), (66, 40, 129)])
 def test_against_float64(
     rows: int, hidden: int, vocabulary: int, temperature: float | str, dtype: torch.dtype, kernels: Kernels
 ) -> None:
@@ -185,7 +185,7 @@ def test_a_row_that_is_no_number_spoils_no_other(kernels: Kernels) -> None:
     assert bool(found.logp[4].isnan())
 
 
-@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(
     rows=st.sampled_from([0, 1, 2, 63, 64, 65]),
     hidden=st.sampled_from([1, 7, 31, 32, 33, 64]),
@@ -253,7 +253,7 @@ def test_a_trained_head_gets_its_gradient(kernels: Kernels) -> None:
 
 
 def everything(p: Problem, kernels: Kernels) -> list[Tensor]:
-    off = torch.linspace(-60.0, 60.0, len(p.hidden))
+    off = torch.where(torch.arange(len(p.hidden)) % 8 == 3, 60.0, 0.5)  # some rows are done again
     with torch.no_grad():
         free = linear_logp_jac(*p, 0.9, None, kernels)
     return [*by_kernels(p, 0.9, kernels, off), *free]

@@ -70,16 +70,18 @@ MUTATIONS = [
     (BATCH, "torch.arange(prompt, prompt + count)", "torch.arange(start, start + count)"),
     (UPDATE, "sums.loss * self.config.minibatches", "sums.loss"),
     (UPDATE, "self.optimizer.zero_grad(set_to_none=True)", "pass"),
-    (UPDATE, "old_logprobs=scores.logprobs.detach() if old is None else old", "old_logprobs=scores.logprobs.detach()"),
+    (UPDATE, "scores.logprobs.detach() if old is None else old", "scores.logprobs.detach()"),
     (UPDATE, "seen += len(batch.target_T)", "pass"),
     (LINEAR, "sums.rest / sums.stored", "1.0"),
     (LINEAR, "own * away) / whole", "away) / whole"),
     (LINEAR, "* inverse / whole", "/ whole"),
-    (LINEAR, "logits - old)", "logits + old)"),
+    (LINEAR, "logits - old, rounded)", "logits + old, rounded)"),
     (LINEAR, "mul_(sums.stored[:, None])", "mul_(sums.rest[:, None])"),
     (PLAIN_LINEAR, "_forget(exps, targets - start)", "_forget(exps, targets)"),
     (PLAIN_LINEAR, "lost = ~((whole >= LOW) & (whole <= HIGH))", "lost = whole != whole"),
     (PLAIN_LINEAR, "down.exp() * (moment + down * total)", "down.exp() * moment"),
+    (TRITON_LINEAR, "if ROUNDED:\n        logits = logits.to", "if False:\n        logits = logits.to"),
+    (PLAIN_LINEAR, "    if rounded:\n", "    if not rounded:\n"),
     (TRITON_LINEAR, "(columns[None, :] != target[:, None])", "(columns[None, :] != -1)"),
     (TRITON_LINEAR, "tl.sum(e * away, axis=1)", "tl.sum(e, axis=1)"),
     (TRITON_LINEAR, "(columns < V)[None, :] & (columns[None, :]", "(columns <= V)[None, :] & (columns[None, :]"),
@@ -100,7 +102,7 @@ MUTATIONS = [
     (EPISODES, "[*key, turn]", "[*key]"),
     (EPISODES, "foreign=(*completion.foreign, (start, start + len(ids)))", "foreign=completion.foreign"),
 ]
-QUICK_LINEAR = "fused and (7-16 or any_estimate) or depends_on_another and dtype1"
+QUICK_LINEAR = "fused and (7-16 or any_estimate or rounded) or depends_on_another and dtype1"
 QUICK = {
     ADVANTAGES: ["tests/test_advantages.py"],
     LOSS: ["tests/test_loss.py"],

@@ -126,12 +126,7 @@ def _with_trained_head(
         entropy = -(logp.exp() * logp).sum(1)
         return logp.gather(1, wanted[:, None])[:, 0], entropy.detach()
 
-    parts = [
-        checkpoint(some, hidden[i : i + n], targets[i : i + n], inverse[i : i + n], use_reentrant=False)
-        for n in (ROWS_OF_TRAINED_HEAD,)
-        for i in range(0, len(hidden), n)
-    ]
-    if not parts:
-        return inverse + 0.0 * hidden.sum(), inverse.clone()  # both empty
-    logp, entropy = zip(*parts, strict=True)
+    pieces = zip(*(value.split(ROWS_OF_TRAINED_HEAD) for value in (hidden, targets, inverse)), strict=True)
+    found = [checkpoint(some, *piece, use_reentrant=False) for piece in pieces]
+    logp, entropy = zip(*found, strict=True)
     return torch.cat(logp), torch.cat(entropy)
