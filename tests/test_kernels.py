@@ -270,6 +270,20 @@ def test_no_program_depends_on_another(dtype: torch.dtype, fused: Kernels, monke
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_tensors_need_not_be_contiguous(kernels: Kernels) -> None:
+    p = problem(20, 24, 90)
+    spread = Problem(p.hidden.T.contiguous().T, p.head.T.contiguous().T, p.targets.repeat_interleave(2)[::2])
+    assert not spread.hidden.is_contiguous()
+    old = torch.linspace(-1.0, 0.0, 40)[::2]
+    h = spread.hidden.detach().requires_grad_()
+    logp, _ = linear_logp_jac(h, spread.head, spread.targets, 1.0, old, kernels)
+    logp.sum().backward()
+    expected = by_torch(p, 1.0)
+    assert h.grad is not None
+    torch.testing.assert_close(logp.double(), expected.logp, atol=1e-5, rtol=0)
+    assert float(row_errors(h.grad, expected.gradient).max()) < 1e-5
+
+
 def test_a_row_does_not_depend_on_its_batch(fused: Kernels) -> None:
     """Bit by bit: alone, among others, at another place."""
     p = problem(70, 40, 200, torch.bfloat16)

@@ -148,6 +148,16 @@ def test_any_tokens(lengths, kind, estimator, spread, seed, fused: Kernels) -> N
         assert [float(v) for v in found[:-1]] == [0.0] * 5
 
 
+def test_tensors_need_not_be_contiguous(fused: Kernels) -> None:
+    given, rule = tokens([3, 5], 5), rule_of("clip", "k3")
+    given = {n: v if n == "offsets" else v.float() for n, v in given.items()}  # so that no cast packs them
+    spread = {n: v if n == "offsets" else v.repeat_interleave(2)[::2] for n, v in given.items()}
+    assert not spread["old_logprobs"].is_contiguous()
+    found, right = answer(fused, spread, rule, torch.float32), answer(PLAIN, given, rule, torch.float64)
+    for ours, theirs in zip(found, right, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_program_depends_on_another(kind: str, fused: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order, from poisoned memory between bands: the same bits, and nothing outside is touched."""

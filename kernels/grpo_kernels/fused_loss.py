@@ -19,7 +19,7 @@ SMALL_BLOCK = 64
 
 def group_advantages(rewards: Tensor, offsets: Tensor, form: str) -> GroupStats:
     """As plain_loss.group_advantages, for rewards in fp32."""
-    groups = len(offsets) - 1
+    groups, rewards, offsets = len(offsets) - 1, rewards.contiguous(), offsets.contiguous()
     advantages = torch.empty_like(rewards)
     mean, std = (torch.empty(groups, device=rewards.device) for _ in range(2))
     silent = torch.empty(groups, dtype=torch.int8, device=rewards.device)
@@ -45,9 +45,9 @@ def policy_loss(
     rule: LossRule,
 ) -> LossSums:
     """As plain_loss.policy_loss, for fp32; gradient and sums come from one launch."""
-    parts: Any = _PolicyLoss.apply(  # type: ignore[no-untyped-call]
-        *(logprobs, old_logprobs, sampler_logprobs, reference_logprobs, advantages, weights, offsets, rule)
-    )
+    vectors = (logprobs, old_logprobs, sampler_logprobs, reference_logprobs, advantages, weights, offsets)
+    flat = (value if value is None else value.contiguous() for value in vectors)
+    parts: Any = _PolicyLoss.apply(*flat, rule)  # type: ignore[no-untyped-call]
     return LossSums(*parts)
 
 

@@ -50,11 +50,12 @@ def linear_logp_jac(
     if head.requires_grad:
         return _with_trained_head(hidden, head, targets, temperature, rounded)
     inverse = per_token(temperature, hidden)
+    hidden, head, targets = hidden.contiguous(), head.contiguous(), targets.contiguous()  # kernels count in rows
     if not (hidden.requires_grad and torch.is_grad_enabled()):
         return kernels.linear_logp(hidden, head, targets, inverse, rounded)
     if old_logprobs is None and head.dtype == torch.float16:  # which has no room for a rough anchor
         old_logprobs = kernels.linear_logp(hidden.detach(), head, targets, inverse, rounded)[0]
-    old = torch.zeros_like(inverse) if old_logprobs is None else old_logprobs.to(inverse.dtype)
+    old = torch.zeros_like(inverse) if old_logprobs is None else old_logprobs.to(inverse.dtype).contiguous()
     logp, entropy = _LinearLogp.apply(  # type: ignore[no-untyped-call]
         hidden, head, targets, inverse, old, kernels, rounded
     )
@@ -126,7 +127,7 @@ def _with_trained_head(
         entropy = -(logp.exp() * logp).sum(1)
         return logp.gather(1, wanted[:, None])[:, 0], entropy.detach()
 
-    pieces = zip(*(value.split(ROWS_OF_TRAINED_HEAD) for value in (hidden, targets, inverse)), strict=True)
+    pieces = zip(*(torch.split(value, ROWS_OF_TRAINED_HEAD) for value in (hidden, targets, inverse)), strict=True)
     found = [checkpoint(some, *piece, use_reentrant=False) for piece in pieces]
     logp, entropy = zip(*found, strict=True)
     return torch.cat(logp), torch.cat(entropy)
