@@ -22,7 +22,7 @@ clients: setup  ## other openai clients, which the tests run
 test: system setup clients  ## the whole test suite
 	@$(VENV)/python -m pytest
 
-test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks; about 25 minutes
+test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks; about half an hour
 	@$(VENV)/python -m pytest -m slow
 
 test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM; about ten minutes

@@ -142,6 +142,7 @@ def test_a_picked_candidate_by_hand() -> None:
     assert told.half_width == pytest.approx(1.96 * 0.55)
 
 
+@pytest.mark.slow
 def test_a_training_skips_and_resumes_as_if_nothing_happened(tiny_run, tmp_path: Path) -> None:
     """Prompts with an even number always score alike: they are sampled less. Killed after step 5, all is the same."""
     config = tiny_run("whole", steps=12)

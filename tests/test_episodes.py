@@ -226,6 +226,7 @@ def with_environment(config: Path, folder: Path) -> Path:
     return config
 
 
+@pytest.mark.slow
 def test_a_training_in_turns_resumes_as_if_nothing_happened(tiny_run, tmp_path: Path, model: Path) -> None:
     """A random model seldom ends a turn: 20 tokens of 259 give it a chance of 7 % or so, 16 times a step."""
     longer = "rollout.max_tokens=20"

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 ADVANTAGES, LOSS, BATCH, UPDATE = "grpo/advantages.py", "grpo/loss.py", "grpo/batch.py", "grpo/update.py"
 DRAWING, EPISODES = "grpo/drawing.py", "grpo/episodes.py"
 POLICY, ATTENTION = "grpo/policy.py", "grpo/attention.py"
-LINEAR, PLAIN_LINEAR, TRITON_LINEAR, PLAIN_LOSS, TRITON_LOSS = (
+LINEAR, PLAIN_LINEAR, TRITON_LINEAR, TRITON_ONLINE, PLAIN_LOSS, TRITON_LOSS = (
     f"kernels/grpo_kernels/{name}.py"
-    for name in ("linear", "plain_linear", "triton_linear", "plain_loss", "triton_loss")
+    for name in ("linear", "plain_linear", "triton_linear", "triton_online", "plain_loss", "triton_loss")
 )
 MUTATIONS = [
     (ADVANTAGES, "1.0 / (len(lengths) * length)", "1.0 / length"),
@@ -86,7 +86,7 @@ MUTATIONS = [
     (TRITON_LINEAR, "tl.sum(e * away, axis=1)", "tl.sum(e, axis=1)"),
     (TRITON_LINEAR, "(columns < V)[None, :] & (columns[None, :]", "(columns <= V)[None, :] & (columns[None, :]"),
     (TRITON_LINEAR, "(whole >= low) & (whole <= high)", "whole >= low"),
-    (TRITON_LINEAR, "(factor * (moments + down * sums)", "(factor * moments"),
+    (TRITON_ONLINE, "(factor * (moments + down * sums)", "(factor * moments"),
     (TRITON_LINEAR, "mask=(rows < T)[:, None] & (columns < H)[None, :])", "mask=(rows < T)[:, None])"),
     (
         TRITON_LINEAR,
@@ -113,6 +113,7 @@ QUICK = {
     LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     PLAIN_LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     TRITON_LINEAR: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
+    TRITON_ONLINE: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     ATTENTION: ["tests/test_families.py"],
     POLICY: ["tests/test_policy.py"],
     DRAWING: ["tests/test_drawing.py", "-k", "not training"],

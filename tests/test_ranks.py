@@ -41,6 +41,7 @@ def apart(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float:
     return float(np.sqrt(np.mean(away.astype(np.float64) ** 2)))
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(tiny_run, tmp_path: Path) -> None:
     """Gradients of the first step to fp32 rounding. Then Adam amplifies what the order of sums leaves; how much that
     may be a single rank shows, with one row a micro-batch, which sums in another order, too."""

@@ -35,6 +35,7 @@ def test_killed_at_random_moments_equals_left_alone(tiny_run, tmp_path: Path) ->
         assert results[0][field] == results[1][field]
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_the_finished_run(tiny_run, tmp_path: Path) -> None:
     whole, parts = tiny_run("whole", steps=4), tiny_run("parts", steps=4)
     runs.train(whole)

@@ -138,6 +138,7 @@ def test_g3_an_orphaned_worker_is_fenced_out(served: Served) -> None:
     assert ended(served, job.id).verdict["steps"] == 20
 
 
+@pytest.mark.slow
 def test_g7_pause_and_resume_change_nothing(served: Served) -> None:
     reference = submit(served, n_epochs=3)
     ended(served, reference.id)

@@ -118,7 +118,13 @@ def test_bodies_and_heads_are_bounded(served: Served) -> None:
             answer = connection.makefile("rb").readline()
             assert b" 413 " in answer or answer == b""
     assert ask(served, request() + "".join(f"\nx-{i}: 1" for i in range(200)))[0] == 413
-    assert ask(served, request() + f"\nx-long: {'x' * 70_000}")[0] in (400, 413, 431)
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+        connection.sendall((request() + f"\nx-long: {'x' * 70_000}").replace("\n", "\r\n").encode() + b"\r\n\r\n")
+        try:
+            answer = connection.makefile("rb").readline()
+        except ConnectionError:
+            answer = b""  # closed while bytes were still on their way: TCP may drop the answer with them
+    assert answer == b"" or answer.split()[1] in (b"400", b"413", b"431")
     assert ask(served, request())[0] == 200
 
 

@@ -136,6 +136,7 @@ def test_what_is_wrong_is_the_clients_error(tuned) -> None:
         client.chat.completions.create(model="openai.gpt-oss-20b", messages=ASK)
 
 
+@pytest.mark.slow
 def test_a_killed_engine_is_started_again(tuned) -> None:
     server, client, _ = tuned
     before = logprobs(client, "tiny")

@@ -1,10 +1,11 @@
-"""The output layer in Triton: launches of triton_linear.py. Same functions as plain_linear.py, which specifies them."""
+"""The output layer in Triton: launches of triton_linear.py and triton_online.py; plain_linear.py specifies them."""
 
 import torch
 import triton
 from torch import Tensor
 
 from grpo_kernels import triton_linear as kernels
+from grpo_kernels import triton_online as online
 from grpo_kernels.tiles import Tiles, tiles_for
 from grpo_kernels.types import Sums
 
@@ -103,7 +104,7 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, 
         rows, width = hidden[part].shape
         top, rest, moment = (torch.empty(rows, across, device=head.device) for _ in range(3))
         logits = torch.empty(rows, device=head.device)
-        kernels.online_tiles[(triton.cdiv(rows, tiles.block_t) * across,)](
+        online.online_tiles[(triton.cdiv(rows, tiles.block_t) * across,)](
             *(hidden[part], head, targets[part], inverse[part], top, rest, moment, logits, rows, vocabulary, width),
             BLOCK_T=tiles.block_t,
             BLOCK_V=tiles.block_v,
@@ -111,7 +112,7 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, 
             ROUNDED=rounded,
             **_launch(tiles),
         )
-        kernels.close_online[(rows,)](
+        online.close_online[(rows,)](
             *(top, rest, moment, logits, logp[part], entropy[part], vocabulary),
             BLOCK_V=tiles.block_v,
             TILES=triton.next_power_of_2(across),
