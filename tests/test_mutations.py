@@ -1,6 +1,7 @@
 """Planted one-line faults in what decides the numbers; the tests must find every one. Prints how many were found."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ QUICK = {
     LOSS: ["tests/test_loss.py"],
     BATCH: ["tests/test_batch.py"],
     UPDATE: ["tests/test_update.py"],
-    PLAIN_LOSS: ["tests/test_loss.py", "tests/test_kernels_loss.py", "-k", "not fused"],
+    PLAIN_LOSS: ["tests/test_loss.py", "tests/test_kernels_loss.py", "-k", "not fused and not trl"],
     TRITON_LOSS: ["tests/test_kernels_loss.py"],
     LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     PLAIN_LINEAR: ["tests/test_kernels.py", "-k", "plain"],
@@ -134,7 +135,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def passes(copy: Path, tests: list[str]) -> bool:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
+    # a kernel that reads outside of its memory may end the interpreter's process: found, too
+    assert done.returncode in (0, 1, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT), done.stdout + done.stderr
     return done.returncode == 0
 
 
