@@ -22,7 +22,7 @@ clients: setup  ## other openai clients, which the tests run
 test: system setup clients  ## the whole test suite
 	@$(VENV)/python -m pytest
 
-test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks; about half an hour
+test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks
 	@$(VENV)/python -m pytest -m slow
 
 test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM; about ten minutes
@@ -40,7 +40,7 @@ bench-convergence: setup  ## the stop rule's errors and delay on 14 families of 
 bench-kernels: setup clients  ## the output layer against torch, torch.compile, TRL and Liger; about ten minutes on a CPU
 	@$(VENV)/python benchmarks/kernels/run.py --out benchmarks/kernels/$$($(VENV)/python -c "import torch; print('gpu' if torch.cuda.is_available() else 'cpu')").json
 
-bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about half an hour
+bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about twenty minutes
 	@$(VENV)/python benchmarks/step/race.py
 
 N ?= 20

@@ -2,8 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import TextStreamer
 from grpo.checkpoint import ADAPTER
 from grpo.config import Config
 from grpo.display import Display
+from grpo.episodes import Player
 from grpo.errors import ConfigError, printable
 from grpo.evaluate import evaluate
 from grpo.manifest import Checkpoint, verify
@@ -48,13 +49,8 @@ def score_file(
     sampling = Sampling(
         completions=completions, max_tokens=config.rollout.max_tokens, temperature=config.rollout.temperature
     )
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        log = RunLog(Path(scratch))
-        reward = RewardFunction(config.reward, log.directory / "reward.log")
-        stack.callback(reward.close)
-        sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
-        player = stack.enter_context(open_player(config, policy, sampler, log.directory))
-        sampler.sync("eval")
+    with _opened(config, policy, dtype, display) as (player, reward):
+        player.sampler.sync("eval")
         with display.status(f"scoring {len(rows)} prompts"):
             result, _ = evaluate(player, reward, rows, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0)
     numbers = asdict(result)
@@ -71,13 +67,8 @@ def rehearse_run(config: Config, count: int, display: Display) -> tuple[Rehearsa
         max_tokens=config.rollout.max_tokens,
         temperature=config.rollout.temperature,
     )
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        log = RunLog(Path(scratch))
-        reward = RewardFunction(config.reward, log.directory / "reward.log")
-        stack.callback(reward.close)
-        sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
-        player = stack.enter_context(open_player(config, policy, sampler, log.directory))
-        sampler.sync("base")
+    with _opened(config, policy, dtype, display) as (player, reward):
+        player.sampler.sync("base")
         with display.status(f"sampling {len(chosen)} groups of {sampling.completions}"):
             sampled = player.collect(chosen, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0)
         with display.status("scoring"):
@@ -85,6 +76,17 @@ def rehearse_run(config: Config, count: int, display: Display) -> tuple[Rehearsa
             groups = reward.score(sampled)
             seconds = time.monotonic() - started
     return rehearse(groups, seconds, config.rollout.prompts_per_step), groups
+
+
+@contextmanager
+def _opened(config: Config, policy: Policy, dtype: str, display: Display) -> Iterator[tuple[Player, RewardFunction]]:
+    """Sampler and reward function as in a run, in a directory that goes with the block."""
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        log = RunLog(Path(scratch))
+        reward = RewardFunction(config.reward, log.directory / "reward.log")
+        stack.callback(reward.close)
+        sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
+        yield stack.enter_context(open_player(config, policy, sampler, log.directory)), reward
 
 
 def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_tokens: int) -> Callable[[str], None]:

@@ -174,6 +174,32 @@ def test_rounded_logits_are_those_of_a_layer(dtype: torch.dtype, kernels: Kernel
     assert float(errors.median()) < TOLERANCE[dtype]
 
 
+def test_a_good_estimate_is_all_the_plain_form_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tokens as unlikely as e^-40, too: no row is done again, which would cost a third matmul."""
+    monkeypatch.setattr(plain_linear, "_highest", None)
+    p = problem(30, 32, 300)
+    p = Problem(p.hidden * 8, p.head, p.targets)
+    right = by_torch(p, 1.0)
+    assert float(right.logp.min()) < -40
+    by_kernels(p, 1.0, PLAIN, right.logp.float() + 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_exponentials_keep_their_total(dtype: torch.dtype, kernels: Kernels) -> None:
+    """With one other token J = (1 - p_y) (W_y - W_other): its length must not have the error of a single number.
+
+    A rounded exponential is off by up to 2^-9 or 2^-12, 0.58 of that rms; J's own rounding averages out.
+    """
+    p = problem(200, 256, 2, dtype, seed=5)
+    found = by_kernels(Problem(p.hidden * 0.25, p.head, p.targets), 1.0, kernels).gradient.double()
+    logp = (p.hidden.double() * 0.25 @ p.head.double().T).log_softmax(1)
+    away = p.head.double()[p.targets] - p.head.double()[1 - p.targets]
+    expected = 1 - logp.exp().gather(1, p.targets[:, None])[:, 0]
+    length = (found * away).sum(1) / away.square().sum(1)
+    unit = {torch.bfloat16: 2**-9, torch.float16: 2**-12}[dtype]
+    assert float((length / expected - 1).square().mean().sqrt()) < 0.2 * unit
+
+
 def test_a_row_that_is_no_number_spoils_no_other(kernels: Kernels) -> None:
     p = problem(9, 32, 300)
     p.hidden[4] = torch.nan
@@ -295,9 +321,13 @@ def test_a_row_does_not_depend_on_its_batch(fused: Kernels) -> None:
 
 def test_chunks_do_not_change_the_result(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     p = problem(300, 16, 50)
-    whole = by_kernels(p, 1.0, kernels)
+    with torch.no_grad():
+        free = linear_logp_jac(*p, 1.0, None, kernels)
+    whole = [*by_kernels(p, 1.0, kernels), *free]
     monkeypatch.setattr(plain_linear, "COLUMNS", 7)
-    cut = by_kernels(p, 1.0, replace(kernels, rows_at_once=lambda head: 64))
+    with torch.no_grad():
+        free = linear_logp_jac(*p, 1.0, None, kernels)
+    cut = [*by_kernels(p, 1.0, replace(kernels, rows_at_once=lambda head: 64)), *free]
     for a, b in zip(cut, whole, strict=True):
         torch.testing.assert_close(a, b, atol=8e-6, rtol=1e-5)  # two units in the last place of logits of 32 and more
 

@@ -45,14 +45,13 @@ def group_advantages(
         factor = factor * 0.0 + 1.0
     if FORM == 2:
         factor = count / tl.maximum(count - 1.0, 1.0)
-    factor = factor * signal
     for first in range(start, end, BLOCK):
         place = first + tl.arange(0, BLOCK)
         reward = tl.load(rewards + place, mask=place < end, other=float("nan"))
         advantage = tl.where(reward == reward, ((reward - least) - middle) * factor, 0.0)
         tl.store(advantages + place, advantage, mask=place < end)
     tl.store(mean + group, least + middle)
-    tl.store(std + group, deviation * signal)
+    tl.store(std + group, deviation)
     tl.store(silent + group, (1.0 - signal).to(tl.int8))
 
 
