@@ -19,6 +19,8 @@ from torch import Tensor
 
 from grpo.types import Sequence
 
+PADDING = -1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -26,8 +28,8 @@ class Batch:
 
     input_ids_RL: Tensor
     positions_RL: Tensor
-    attends_R1LL: Tensor
-    """True where the row's token (third axis) may see the other (fourth axis)."""
+    segments_RL: Tensor
+    """0 for a row's prompt, 1, 2, ... for its completions, PADDING behind them."""
     source_T: Tensor
     """Index into the flattened [R * L] hidden states of the position that predicts the token."""
     target_T: Tensor
@@ -37,6 +39,16 @@ class Batch:
     """What each token of a sequence counts in the loss."""
     offsets_S1: Tensor
     """[S + 1] where in T a sequence starts, and the end."""
+
+    def attends(self) -> Tensor:
+        """[R, 1, L, L] true where the row's token (third axis) may see the other (fourth axis).
+
+        Padding sees the prompt and itself: no softmax is empty.
+        """
+        mine, other = self.segments_RL[:, None, :, None], self.segments_RL[:, None, None, :]
+        length = self.segments_RL.shape[1]
+        before = torch.ones(length, length, dtype=torch.bool, device=mine.device).tril()
+        return before & ((other == 0) | (other == mine))
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
@@ -79,16 +91,16 @@ def _collate(rows: Seq[Seq[Sequence]]) -> Batch:
     length = max(_length(row) for row in rows)
     tokens = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
-    attends = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no empty softmax
+    segments = torch.full((len(rows), length), PADDING)
     source: list[int] = []
     for r, row in enumerate(rows):
-        source += [r * length + place for place in _fill(row, tokens[r], positions[r], attends[r])]
+        source += [r * length + place for place in _fill(row, tokens[r], positions[r], segments[r])]
     flat = [s for row in rows for s in row]
     own = [(s, place) for s in flat for place in s.own]
     return Batch(
         input_ids_RL=tokens,
         positions_RL=positions,
-        attends_R1LL=attends[:, None],
+        segments_RL=segments,
         source_T=torch.tensor(source, dtype=torch.long),
         target_T=torch.tensor([s.completion_ids[place] for s, place in own], dtype=torch.long),
         sampler_logprobs_T=torch.tensor([s.sampler_logprobs[place] for s, place in own], dtype=torch.float32),
@@ -98,21 +110,20 @@ def _collate(rows: Seq[Seq[Sequence]]) -> Batch:
     )
 
 
-def _fill(row: Seq[Sequence], tokens: Tensor, positions: Tensor, attends: Tensor) -> list[int]:
+def _fill(row: Seq[Sequence], tokens: Tensor, positions: Tensor, segments: Tensor) -> list[int]:
     """Write one row in place; return, for each token the policy sampled, the position in the row that predicts it."""
     prompt = len(row[0].prompt_ids)
     tokens[:prompt] = torch.tensor(row[0].prompt_ids)
     positions[:prompt] = torch.arange(prompt)
-    attends[:prompt, :prompt] = torch.ones(prompt, prompt, dtype=torch.bool).tril()
+    segments[:prompt] = 0
     source: list[int] = []
     start = prompt
-    for sequence in row:
+    for number, sequence in enumerate(row, 1):
         count = len(sequence.completion_ids)
         part = slice(start, start + count)
         tokens[part] = torch.tensor(sequence.completion_ids)
         positions[part] = torch.arange(prompt, prompt + count)
-        attends[part, :prompt] = True
-        attends[part, part] = torch.ones(count, count, dtype=torch.bool).tril()
+        segments[part] = number
         source += [start + place - 1 if place else prompt - 1 for place in sequence.own]
         start += count
     return source

@@ -11,9 +11,9 @@ from grpo.shapes import Shape
 
 GIB = 2**30
 BF16, FP32 = 2.0, 4.0
-SPARE, SPARE_OF_EXPERTS = 1.25, 1.75
+SPARE, SPARE_OF_EXPERTS = 1.25, 1.9
 """Activations are planned with as much more than their formula: torch was seen to keep 1.22 times (Gemma 3) and, in
-layers of experts, 1.75 times (GPT-OSS)."""
+layers of experts, 1.81 times (GPT-OSS)."""
 EAGER = 5.0
 """Matrices of attention probabilities that are there at once in a layer without a fused form."""
 MXFP4 = 4.25 / 8
@@ -203,16 +203,16 @@ def trainer_parts(
 def layer_activations(shape: Shape, size: float) -> float:
     """Bytes one token leaves in one layer for the backward pass; ``size``: of a number.
 
-    Adapted modules keep their input in fp32, a copy each; in a model of fp32 there are two such inputs, what the norms
-    give, and the rest are tensors that are there anyway. Two norms keep theirs in fp32; attention its queries, keys,
-    values (of every head) and result; the feed-forward gate, input and product. Norms of queries and keys keep theirs
-    in fp32, too.
+    Adapted modules keep their input, those with the same one together: what two norms give, attention's result anew
+    and the feed-forward product. Norms keep theirs in fp32, those of queries and keys, too; attention its queries,
+    keys, values (of every head) and result; the feed-forward gate, before and (but in experts) after its activation,
+    and input.
     """
-    adapted = FP32 * (2 * shape.hidden if size == FP32 else shape.adapted_inputs / shape.layers)
-    norms = 2 * FP32 * shape.hidden
-    attention = 4 * size * shape.heads * shape.head_dim
+    adapted = 2 * size * shape.hidden
+    norms = shape.norms * FP32 * shape.hidden
+    attention = 5 * size * shape.heads * shape.head_dim
     heads = FP32 * (shape.heads + shape.kv_heads) * shape.head_dim if shape.head_norms else 0.0
-    return adapted + norms + attention + heads + 3 * size * shape.inner
+    return adapted + norms + attention + heads + (3 if shape.experts else 4) * size * shape.inner
 
 
 def engine_parts(config: Config, shape: Shape, split: int, at_once: int) -> dict[str, float]:

@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from grpo.attention import FULL, WINDOWED, masks
+from grpo.adapted import LAYERS
+from grpo.attention import FULL, WINDOWED, Form, by_blocks, seen, use_blocks
 from grpo.batch import Batch
 from grpo.errors import ModelError
 from grpo.four_bits import pack, plain_weight
@@ -83,9 +84,11 @@ class Policy:
         base = load_base(path, dtype)
         if packed:
             pack(base, path, dtype)
+        if device.type == "cpu":
+            use_blocks(base)
         torch.manual_seed(seed)
         try:
-            model = get_peft_model(base, lora_settings(lora), autocast_adapter_dtype=True)
+            model = get_peft_model(base, lora_settings(lora, packed=packed), autocast_adapter_dtype=True)
         except (ValueError, re.error) as error:
             raise ModelError(f"{path}: lora.targets = {lora.targets!r} does not fit this model: {error}") from None
         prepare(model)
@@ -136,27 +139,32 @@ class Policy:
         """SHA-256 over the adapter's names and values."""
         return state_digest(self.adapter_state())
 
-    def scores(self, batch: Batch, temperature: float | None = None) -> TokenScores:
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Of attention, those that this model's passes may take."""
+        return ("rows", "blocks") if by_blocks(self.model.get_base_model().config) else ("rows",)
+
+    def scores(self, batch: Batch, temperature: float | None = None, form: Form = "auto") -> TokenScores:
         """Log-probability and entropy of each completion token, by default at the sampling temperature.
 
-        Follows torch's gradient mode.
+        Follows torch's gradient mode. ``form``: of attention; by default the one that pays.
         """
         decoder = self.model.get_base_model().get_decoder()
         hidden_RLH = decoder(
             input_ids=batch.input_ids_RL,
             position_ids=batch.positions_RL,
-            attention_mask=masks(batch, decoder.config, self.head.dtype),
             use_cache=False,
+            **seen(batch, decoder.config, self.head.dtype, form),
         )[0]
         hidden_TH = hidden_RLH.flatten(0, 1)[batch.source_T]
         heat, estimate = temperature or self.temperature, batch.sampler_logprobs_T
         found = linear_logp_jac(hidden_TH, self.head, batch.target_T, heat, estimate, self.kernels, rounded=True)
         return TokenScores(*found)
 
-    def scores_alone(self, batch: Batch, temperature: float) -> TokenScores:
+    def scores_alone(self, batch: Batch, temperature: float, form: Form = "auto") -> TokenScores:
         """As ``scores``, asked for by the main rank only."""
         self.announce(batch)
-        return self.scores(batch, temperature)
+        return self.scores(batch, temperature, form)
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
@@ -224,12 +232,15 @@ class Policy:
         return kept / wanted if wanted else 1.0
 
 
-def lora_settings(lora: Lora) -> LoraConfig:
-    """PEFT's settings for ours."""
+def lora_settings(lora: Lora, *, packed: bool = False) -> LoraConfig:
+    """PEFT's settings for ours. ``packed``: the layers are in four bits, and PEFT has its own for them."""
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    return LoraConfig(
+    settings = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
+    if not packed:
+        settings._register_custom_module(LAYERS)
+    return settings
 
 
 def state_digest(state: dict[str, Tensor]) -> str:

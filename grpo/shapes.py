@@ -31,8 +31,6 @@ class Shape:
     adapter: int
     adapted: int
     """Modules with an adapter."""
-    adapted_inputs: int
-    """Sum of their input widths: each keeps its input for the backward pass."""
     outside: int
     """Of the parameters, those in no layer: embeddings, head, final norm."""
     layers: int
@@ -45,6 +43,8 @@ class Shape:
     vocabulary: int
     longest: int
     """Positions."""
+    norms: int
+    """In a layer, of its whole width."""
     head_norms: bool
     """Queries and keys are normalised, in fp32."""
 
@@ -66,7 +66,6 @@ def shape_of(path: Path, lora: Lora) -> Shape:
         quantised=(getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4",
         adapter=sum(p.numel() for p in model.parameters() if p.requires_grad),
         adapted=len(adapted),
-        adapted_inputs=sum(m.in_features for m in adapted),
         outside=sum(count for name, count in parameters.items() if ".layers." not in name),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -76,6 +75,7 @@ def shape_of(path: Path, lora: Lora) -> Shape:
         inner=config.intermediate_size * active,
         vocabulary=config.vocab_size,
         longest=config.max_position_embeddings,
+        norms=sum(1 for name in parameters if ".layers.0." in name and "layernorm." in name),
         head_norms=any(".q_norm." in name for name in parameters),
     )
 

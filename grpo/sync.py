@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grpo.attention import Form
 from grpo.batch import pack
 from grpo.errors import SyncError
 from grpo.policy import Policy
@@ -84,6 +85,7 @@ class SyncProof:
         sampler.sync("probe")
         moved = proof._view()
         proof._judge_start(moved, exact=dtype == "float32")
+        proof._judge_forms(exact=dtype == "float32")
         policy.load_adapter_state(saved)
         proof.last = moved
         return proof
@@ -111,6 +113,16 @@ class SyncProof:
             raise SyncError(
                 f"the sampler does not follow the probe adapter: change {change:.2e}, error {self.noise:.2e}"
             )
+
+    def _judge_forms(self, exact: bool) -> None:
+        """Training takes the form of attention that pays for its rows: the proof holds for each, or for none."""
+        first, *others = (_trainer_scores(self.policy, self.probe, form) for form in self.policy.forms)
+        for other in others:
+            worst = float((other - first).abs().amax())
+            if exact and worst > EXACT:
+                raise SyncError(
+                    f"attention by blocks and by rows differ by {worst:.2e} nats in fp32 ({EXACT:.0e} allowed)"
+                )
 
     def _compare(self, now: _View, then: _View, since: str) -> Agreement:
         change, residual = _rms(now.trainer - then.trainer), _rms(now.gap - then.gap)
@@ -161,7 +173,7 @@ def _large_adapter(saved: dict[str, Tensor], seed: int, scale: float) -> dict[st
 
 
 @torch.no_grad()
-def _trainer_scores(policy: Policy, probe: Probe) -> Tensor:
+def _trainer_scores(policy: Policy, probe: Probe, form: Form = "auto") -> Tensor:
     sequences = [
         Sequence(
             group=i // PROBE_COMPLETIONS,
@@ -173,7 +185,7 @@ def _trainer_scores(policy: Policy, probe: Probe) -> Tensor:
         )
         for i, (p, c) in enumerate(probe)
     ]
-    parts = [policy.scores_alone(b.to(policy.device), temperature=1.0).logprobs for b in pack(sequences, 4096)]
+    parts = [policy.scores_alone(b.to(policy.device), 1.0, form).logprobs for b in pack(sequences, 4096)]
     return torch.cat(parts).double().cpu()
 
 

@@ -28,7 +28,7 @@ def test_one_row_by_hand() -> None:
     (batch,) = pack([sequence(0, [1, 2], [3, 4, 5]), sequence(0, [1, 2], [6], -2.0)], 100)
     assert batch.input_ids_RL.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert batch.positions_RL.tolist() == [[0, 1, 2, 3, 4, 2]]
-    assert batch.attends_R1LL[0, 0].int().tolist() == [
+    assert batch.attends()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
@@ -47,7 +47,7 @@ def test_what_an_environment_wrote_is_context_only() -> None:
     spoken = replace(sequence(0, [1, 2], [3, 4, 5, 6, 7]), foreign=((1, 3),))
     (batch,) = pack([spoken, sequence(0, [1, 2], [8])], 100)
     assert batch.input_ids_RL.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
-    assert batch.attends_R1LL[0, 0, 6].int().tolist() == [1, 1, 1, 1, 1, 1, 1, 0]
+    assert batch.attends()[0, 0, 6].int().tolist() == [1, 1, 1, 1, 1, 1, 1, 0]
     assert batch.target_T.tolist() == [3, 6, 7, 8]
     assert batch.source_T.tolist() == [1, 4, 5, 1]
     assert batch.sampler_logprobs_T.tolist() == pytest.approx([0.0, -0.3, -0.4, 0.0])

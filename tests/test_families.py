@@ -50,7 +50,7 @@ def test_the_forward_is_the_models_own(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", ["gemma3", "gpt_oss", "mistral"])
 def test_a_forgotten_window_shows(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def everything(batch: Batch, window: int) -> torch.Tensor:
-        return torch.ones_like(batch.attends_R1LL)
+        return torch.ones_like(batch.attends())
 
     monkeypatch.setattr(attention, "near", everything)
     with pytest.raises(SyncError, match="does not run the trainer's weights"):

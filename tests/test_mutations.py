@@ -1,9 +1,11 @@
 """Planted one-line faults in what decides the numbers; the tests must find every one. Prints how many were found."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 ADVANTAGES, LOSS, BATCH, UPDATE = "grpo/advantages.py", "grpo/loss.py", "grpo/batch.py", "grpo/update.py"
 DRAWING, EPISODES = "grpo/drawing.py", "grpo/episodes.py"
-POLICY, ATTENTION = "grpo/policy.py", "grpo/attention.py"
+POLICY, ATTENTION, BLOCKS, ADAPTED = (f"grpo/{name}.py" for name in ("policy", "attention", "blocks", "adapted"))
 LINEAR, PLAIN_LINEAR, TRITON_LINEAR, TRITON_ONLINE, PLAIN_LOSS, TRITON_LOSS = (
     f"kernels/grpo_kernels/{name}.py"
     for name in ("linear", "plain_linear", "triton_linear", "triton_online", "plain_loss", "triton_loss")
@@ -66,8 +68,21 @@ MUTATIONS = [
     (BATCH, "start + place - 1 if place else prompt - 1", "start + place"),
     (BATCH, "start + place - 1 if place else prompt - 1", "start + place - 1"),
     (BATCH, "for place in s.own]", "for place in range(len(s.own))]"),
-    (BATCH, "attends[part, part] = torch.ones(count, count, dtype=torch.bool).tril()", "attends[part, part] = True"),
-    (BATCH, "attends[part, :prompt] = True", "attends[part, :start] = True"),
+    (BATCH, "dtype=torch.bool, device=mine.device).tril()", "dtype=torch.bool, device=mine.device)"),
+    (BATCH, "((other == 0) | (other == mine))", "(other <= mine)"),
+    (BLOCKS, "other <= mine", "other >= mine"),
+    (BLOCKS, "mine - other < window", "mine - other <= window"),
+    (BLOCKS, " & (prompt < length_R11)", ""),
+    (BLOCKS, "_within(length_R11 + own[:, None], prompt, window)", "_within(own[:, None], prompt, window)"),
+    (BLOCKS, "(query_RNLD * scale)", "query_RNLD"),
+    (BLOCKS, "_times(on_prompt, prompt_value) + _times(on_own, own_value)", "_times(on_own, own_value)"),
+    (BLOCKS, "else found[..., :-1]", "else found[..., 1:]"),
+    (BLOCKS, "len(prompt) + (own_RL - 1) * len(completion)", "len(prompt) + own_RL * len(completion)"),
+    (ATTENTION, "query @ repeated[0].mT * scale", "query @ repeated[0].mT"),
+    (ATTENTION, "weights[..., :-1]", "weights[..., 1:]"),
+    (ADAPTED, ' * self.scaling["default"]', ""),
+    (ADAPTED, "torch.addmm(grad_TO @ weight_OI, grad_TR, a_RI)", "(grad_TO @ weight_OI)"),
+    (ADAPTED, "found: Tensor = base(x)\n            return found", "pass"),
     (BATCH, "torch.arange(prompt, prompt + count)", "torch.arange(start, start + count)"),
     (UPDATE, "sums.loss * self.config.minibatches", "sums.loss"),
     (UPDATE, "self.optimizer.zero_grad(set_to_none=True)", "pass"),
@@ -115,7 +130,9 @@ QUICK = {
     PLAIN_LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     TRITON_LINEAR: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     TRITON_ONLINE: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
-    ATTENTION: ["tests/test_families.py"],
+    ATTENTION: ["tests/test_families.py", "tests/test_attention.py"],
+    BLOCKS: ["tests/test_attention.py"],
+    ADAPTED: ["tests/test_adapted.py"],
     POLICY: ["tests/test_policy.py"],
     DRAWING: ["tests/test_drawing.py", "-k", "not training"],
     EPISODES: ["tests/test_episodes.py", "-k", "not training"],
@@ -132,23 +149,43 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def passes(copy: Path, tests: list[str]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
-    # a kernel that reads outside of its memory may end the interpreter's process: found, too
-    assert done.returncode in (0, 1, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT), done.stdout + done.stderr
-    return done.returncode == 0
+class Runner:
+    """pytest on the copy, in forks of one process."""
+
+    def __init__(self, copy: Path) -> None:
+        words = [sys.executable, "tests/forks.py"]
+        self.process = subprocess.Popen(words, cwd=copy, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def passes(self, tests: list[str]) -> bool:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(["-q", "-x", "-p", "no:cacheprovider", *tests]) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        # a kernel that reads outside of its memory may end the interpreter's process: found, too
+        assert status in (0, 1, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT), (
+            f"{tests}: pytest ended with {status}"
+        )
+        return status == 0
 
 
-def test_every_planted_fault_is_found(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert all(passes(copy, tests) for tests in QUICK.values()), "without a fault they pass"
+@pytest.fixture(scope="module")
+def runner(copy: Path) -> Iterator[Runner]:
+    started = Runner(copy)
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+def test_every_planted_fault_is_found(copy: Path, runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(runner.passes(tests) for tests in QUICK.values()), "without a fault they pass"
     survived = []
     for file, old, new in MUTATIONS:
         path = copy / file
         source = path.read_text()
         assert source.count(old) >= 1, f"{file} has no {old!r} any more"
         path.write_text(source.replace(old, new, 1))
-        if passes(copy, QUICK[file]):
+        if runner.passes(QUICK[file]):
             survived.append((file, old, new))
         path.write_text(source)
     with capsys.disabled():

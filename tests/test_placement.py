@@ -56,7 +56,6 @@ def test_an_adapter_by_hand() -> None:
     shape = shape_of(MODELS / "llama-3.1-8b-instruct", Lora(rank=32))
     assert shape.adapter == 32 * 32 * (2 * 8192 + 2 * 5120 + 3 * 18432)
     assert shape.adapted == 7 * 32
-    assert shape.adapted_inputs == 32 * (6 * 4096 + 14336)
     oss = shape_of(MODELS / "gpt-oss-20b", Lora())
     assert oss.adapted == 4 * 24, "attention only: the experts are no linear layers"
     # a layer's 32 experts: 2880 x 5760 and a bias of 5760, 2880 x 2880 and a bias of 2880
@@ -72,7 +71,7 @@ TOY = Shape(
     quantised=False,
     adapter=10,
     adapted=2,
-    adapted_inputs=40,
+    norms=2,
     layers=2,
     hidden=8,
     heads=2,
@@ -87,8 +86,10 @@ TOY = Shape(
 
 
 def test_sums_by_hand() -> None:
-    """A layer keeps, of a token, 4 * 20 + 2 * 4 * 8 + 4 * 2 * 8 + 3 * 2 * 16 = 80 + 64 + 64 + 96 bytes."""
+    """A layer keeps, of a token, 2 * 2 * 8 + 2 * 4 * 8 + 5 * 2 * 8 + 4 * 2 * 16 = 32 + 64 + 80 + 128 bytes."""
     assert layer_activations(TOY, 2.0) == 304
+    assert layer_activations(TOY, 4.0) == 2 * 4 * 8 + 2 * 4 * 8 + 5 * 4 * 8 + 4 * 4 * 16
+    assert layer_activations(replace(TOY, experts=1), 2.0) == 304 - 2 * 16
     assert layer_activations(replace(TOY, head_norms=True), 2.0) == 304 + 4 * 3 * 4  # two heads and a key of 4
     parts = trainer_parts(TOY, 10, False, 2.0, 6)
     assert (parts["weights"], parts["adapter and optimizer"]) == (2000, 160)
@@ -227,9 +228,10 @@ def test_activations_are_what_torch_keeps(family: str, least: float, most: float
     """Of one more layer, as a multiple of the formula; the plan allows for the largest of each kind."""
     (few, few_pairs), (many, many_pairs) = kept_bytes(family, 1), kept_bytes(family, 3)
     oss = family == "gpt_oss"
-    inputs = 3 * 256 + 256 if oss else 6 * 256 + 704
     wide = {"hidden": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "inner": 704 * (4 if oss else 1)}
-    formula = layer_activations(replace(TOY, layers=1, adapted_inputs=inputs, **wide), 2.0)
+    formula = layer_activations(
+        replace(TOY, layers=1, norms=4 if family == "gemma3" else 2, experts=int(oss), **wide), 2.0
+    )
     assert least < (many - few) / 2 / TOKENS / formula < most
     pairs = (many_pairs - few_pairs) / 2 / TOKENS**2
     if oss:
