@@ -46,7 +46,7 @@ def blocks_of(batch: Batch) -> Blocks:
     """What is shorter than the longest is filled up with places of other tokens, which nobody sees."""
     rows, length = batch.segments_RL.shape
     device = batch.segments_RL.device
-    segments = torch.arange(int(batch.segments_RL.max()) + 1, device=device)
+    segments = torch.arange(max(2, int(batch.segments_RL.max()) + 1), device=device)
     count_RS = (batch.segments_RL[:, None] == segments[:, None]).sum(-1)
     start_RS = count_RS.cumsum(1) - count_RS
     first_R1 = torch.arange(rows, device=device)[:, None] * length

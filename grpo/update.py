@@ -48,7 +48,7 @@ class UpdateStats:
     gap_max: float
     learning_rate: float
     tokens_per_microbatch: int
-    """As it was in the end: less than configured after memory ran out."""
+    """As it was on the main rank in the end: less than configured after memory ran out."""
     trained_tokens: int
 
 
@@ -117,13 +117,14 @@ class Updater:
     def _within_memory(self, action: Callable[[], Result]) -> Result:
         """What ``action`` returns. Out of memory, it is done again with half the tokens: it starts from nothing.
 
-        Raises DeviceMemoryError where that does not help, and with several ranks, which would wait for each other.
+        Each rank by itself. Raises DeviceMemoryError where that does not help, and where the base is split: the other
+        ranks wait in the middle of a pass then.
         """
         while True:
             try:
                 return action()
             except torch.OutOfMemoryError as error:
-                if self.accelerator.num_processes > 1 or self.tokens < 2 * FEWEST_TOKENS:
+                if self.config.shard_base or self.tokens < 2 * FEWEST_TOKENS:
                     raise DeviceMemoryError(
                         f"out of memory with update.tokens_per_microbatch = {self.tokens}; lower it, or set "
                         f"update.gradient_checkpointing = true. The step's rollouts are kept. {error}"

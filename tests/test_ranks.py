@@ -73,6 +73,20 @@ def test_a_split_base_makes_the_same_update(tmp_path: Path, family: str) -> None
     assert max(float(np.abs(states[0][k] - states[1][k]).max()) for k in states[0]) < 1e-4
 
 
+def test_a_rank_short_of_memory_repeats_alone(tmp_path: Path) -> None:
+    """The second of two gloo ranks; together they make the update of one that has enough."""
+    (tmp_path / "model").mkdir()
+    model = families.make("llama", tmp_path / "model")
+    script = str(Path(__file__).parent / "split_update.py")
+    words = [script, str(model), str(tmp_path / "one.safetensors"), "short"]
+    subprocess.run([sys.executable, *words], check=True, timeout=300)
+    on_two_ranks(script, str(model), str(tmp_path / "two.safetensors"), "short")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert np.array(two["stats"]) == pytest.approx(np.array(one["stats"]), rel=1e-4)
+    states = [load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    assert max(float(np.abs(states[0][k] - states[1][k]).max()) for k in states[0]) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")
