@@ -78,21 +78,22 @@ def _moment(a: float, b: float, count: int) -> float:
 
 
 def next_candidates(
-    points: Seq[Point], total: int, *, count: int, group: int, skip: bool, seed: int
+    points: Seq[Point], total: int, *, step: int, place: int, count: int, group: int, skip: bool, seed: int
 ) -> list[Candidate]:
-    """The next step's candidates, of ``total`` prompts; ``count`` of them are picked.
+    """The candidates of ``step``, of ``total`` prompts; ``count`` of them are picked.
 
     Args:
-        points: All steps so far.
+        points: The steps whose rewards are known by then.
+        place: Prompts that all steps before looked at.
         group: Completions of a prompt.
         skip: Whether prompts may be left out.
     """
     if not skip:
-        return [Candidate(index=index) for index in islice(visits(total, seed, len(points) * count), count)]
-    order = visits(total, seed, sum(point.visited for point in points))
+        return [Candidate(index=index) for index in islice(visits(total, seed, step * count), count)]
+    order = visits(total, seed, place)
     bounds, beliefs = scale(points), _beliefs(points, group)
     found = [_candidate(index, beliefs.get(index), bounds, group) for index in islice(order, _most(total, count))]
-    return _pick(found, count, np.random.default_rng([seed, PICK_STREAM, len(points)]).random())
+    return _pick(found, count, np.random.default_rng([seed, PICK_STREAM, step]).random())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,9 @@ class TransformersSampler:
     def rest(self) -> None:
         """It has no memory of its own."""
 
+    def hold(self, held: bool) -> None:
+        """It has no engine that could fail."""
+
     def close(self) -> None:
         """Nothing to release."""
 

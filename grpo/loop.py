@@ -8,6 +8,7 @@ Left out on purpose: a value network, a reward model, a replay buffer, an explor
 
 import time
 from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from grpo import advantages, selection
+from grpo import advantages, ahead, selection
 from grpo.checkpoint import history, restore
 from grpo.config import Config
 from grpo.convergence import Verdict, judge
@@ -52,21 +53,45 @@ def train(resources: Resources) -> Verdict:
             started, step = time.monotonic(), len(points)
             candidates = candidates_of(config, points, len(resources.splits.train))
             groups = resources.share(groups_of(resources, candidates, step))
-            sampled = time.monotonic() - started
+            sampled = time.monotonic()
             sequences = advantages.assign(groups, config.update, config.most_sampled)
-            stats = update(resources, sequences, step)
+            with sampling_next(resources, points, candidates):
+                stats = update(resources, sequences, step)
+                updated = time.monotonic()
             record = describe(step, candidates, groups, sequences, stats)
             points.append(of_record(record))
-            record |= {"seconds_sampling": sampled, "seconds_update": time.monotonic() - started - sampled}
+            waited = sampled - started + time.monotonic() - updated
+            record |= {"seconds_sampling": waited, "seconds_update": updated - sampled}
             verdict = resources.share(close_step(resources, points, record, started))
     return verdict
 
 
-def candidates_of(config: Config, points: Seq[Point], prompts: int) -> list[Candidate]:
-    """The prompts the next step looks at: a function of the past, the same on every rank and after a resume."""
-    rollout = config.rollout
-    count, group = rollout.prompts_per_step, rollout.completions_per_prompt
-    return next_candidates(points, prompts, count=count, group=group, skip=rollout.skip_silent, seed=config.run.seed)
+def candidates_of(config: Config, points: Seq[Point], prompts: int, training: Seq[Candidate] = ()) -> list[Candidate]:
+    """The prompts the next step looks at: a function of the past, the same on every rank and after a resume.
+
+    ``training``: the candidates of a step that is under way. Steps sampled ahead know the rewards of the last but one,
+    whether it is under way or over.
+    """
+    rollout, step = config.rollout, len(points) + bool(training)
+    return next_candidates(
+        points[: step - 1] if rollout.ahead else points,
+        prompts,
+        step=step,
+        place=sum(point.visited for point in points) + len(training),
+        count=rollout.prompts_per_step,
+        group=rollout.completions_per_prompt,
+        skip=rollout.skip_silent,
+        seed=config.run.seed,
+    )
+
+
+def sampling_next(resources: Resources, points: Seq[Point], training: Seq[Candidate]) -> AbstractContextManager[None]:
+    """With ``rollout.ahead`` the groups of the step after the one in training are sampled within the block."""
+    config, following = resources.config, len(points) + 1
+    if not config.rollout.ahead or following == config.run.steps:
+        return nullcontext()
+    candidates = candidates_of(config, points, len(resources.splits.train), training)
+    return ahead.sampling(resources, candidates, following)
 
 
 def verdict_of(points: Seq[Point], evaluations: Seq[Evaluation], config: Config) -> Verdict:

@@ -45,6 +45,10 @@ class Replicas:
         """Those sleep that can."""
         self._all(lambda _, sampler: sampler.rest())
 
+    def hold(self, held: bool) -> None:
+        for sampler in self.samplers:
+            sampler.hold(held)
+
     def score(self, sequences: Seq[tuple[Seq[int], Seq[int]]]) -> list[list[float]]:
         """By the first; each is proved by itself."""
         return self.samplers[0].score(sequences)

@@ -50,6 +50,10 @@ class Sampler(Protocol):
         """Nothing is asked of it until the next ``sync`` or ``sample``: it may hand its memory to the trainer."""
         ...
 
+    def hold(self, held: bool) -> None:
+        """Whether the policy moves meanwhile: an engine that fails stays down then, and EngineDown says so."""
+        ...
+
     def score(self, sequences: Seq[tuple[Seq[int], Seq[int]]]) -> list[list[float]]:
         """Log-probability (temperature 1) of each completion token after its prompt: [(prompt, completion)]."""
         ...

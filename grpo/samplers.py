@@ -79,8 +79,9 @@ def choose_sampler(config: Config) -> str:
         return "transformers"
     if engine.installed() or OWN not in config.rollout.engines:
         return "vllm"
-    if config.rollout.sampler == "vllm":
-        raise SetupError("rollout.sampler = vllm, but vLLM is not installed. `grpo doctor` says how to install it")
+    if config.rollout.sampler == "vllm" or config.rollout.ahead:
+        asked = "sampler = vllm" if config.rollout.sampler == "vllm" else "ahead = true"
+        raise SetupError(f"rollout.{asked}, but vLLM is not installed. `grpo doctor` says how to install it")
     return "transformers"
 
 

@@ -207,6 +207,8 @@ class Rollout(Section):
     """GPUs over which the engine's weights are split."""
     sleep: bool = False
     """On a GPU: the engine hands its memory back while the policy is updated, so that its share may be large."""
+    ahead: bool = False
+    """Sample the next step's completions while this one trains: they are one update old (docs/performance.md)."""
     timeout_s: float = Field(600.0, gt=0)
     """For the requests of one step together; then the engine counts as hung and is restarted."""
     restarts: int = Field(3, ge=0)

@@ -52,7 +52,7 @@ class VllmSampler:
         self.name = f"vllm ({self.strategy})" if at == OWN else f"vllm at {at} ({self.strategy})"
         self.version = "start"
         self.sleeps = takes_turns(config, self.device) and at == OWN
-        self._resting = False
+        self._resting = self._held = False
         self.engine = self._launch()
 
     def sync(self, version: str) -> Delivery:
@@ -97,6 +97,9 @@ class VllmSampler:
             self._persist(lambda: self.engine.post("/sleep?level=1"))
             self._resting = True
 
+    def hold(self, held: bool) -> None:
+        self._held = held
+
     def close(self) -> None:
         self.engine.stop()
 
@@ -109,6 +112,8 @@ class VllmSampler:
                 self._wake()
                 return action()
             except EngineDown as error:
+                if self._held:
+                    raise
                 reason = str(error)
                 self.on_restart(reason)
         raise EngineError(

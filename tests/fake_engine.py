@@ -11,8 +11,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 
+from grpo import vllm_sampler
 from grpo.engine import Engine
 
 
@@ -20,6 +22,8 @@ class FakeEngine(Engine):
     """Starts a thread instead of a process. ``faults`` and ``launched`` are shared by all engines of a test."""
 
     faults: set[str]
+    waits: threading.Event
+    """Cleared: no request is answered."""
     launched: list["FakeEngine"]
 
     def start(self) -> None:
@@ -44,6 +48,7 @@ class FakeEngine(Engine):
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """Status and JSON."""
         self.calls.append(path)
+        self.waits.wait()
         if path in self.faults:
             self.faults.remove(path)  # once
             return 500, {"error": "planted"}
@@ -81,6 +86,15 @@ class FakeEngine(Engine):
         said = f"{self.weights}|{self.cached}|{body['cache_salt']}|{len(self.launched)}"
         logprobs = {"token_logprobs": [-1.0]}
         return {"token_ids": [7], "logprobs": logprobs, "text": said, "finish_reason": "stop"}
+
+
+def use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers of this test start engines that pretend."""
+    monkeypatch.setattr(FakeEngine, "faults", set(), raising=False)
+    monkeypatch.setattr(FakeEngine, "launched", [], raising=False)
+    monkeypatch.setattr(FakeEngine, "waits", threading.Event(), raising=False)
+    FakeEngine.waits.set()
+    monkeypatch.setattr(vllm_sampler, "Engine", FakeEngine)
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -81,6 +81,7 @@ ORDER = [
     "resources",
     "outcome",
     "groups",
+    "ahead",
     "loop",
     "export",
     "standalone",

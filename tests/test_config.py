@@ -153,6 +153,7 @@ FIELDS = [
     "rollout.engine_memory_gib",
     "rollout.engine_memory_share",
     "rollout.sleep",
+    "rollout.ahead",
     "rollout.tensor_parallel",
     "rollout.timeout_s",
     "rollout.restarts",

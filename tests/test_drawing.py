@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,11 @@ def history(rates: np.ndarray, epochs: int, seed: int) -> list[Point]:
     return points
 
 
+def upcoming(points: list[Point], total: int, **given: Any) -> list[Candidate]:
+    """Of the step after ``points``, all of whose rewards are known."""
+    return next_candidates(points, total, step=len(points), place=sum(p.visited for p in points), **given)
+
+
 @pytest.mark.parametrize(("passed", "failed"), [(0.5, 0.5), (8.5, 0.5), (3.2, 7.9), (40.0, 0.5)])
 def test_probability_of_a_signal(passed: float, failed: float) -> None:
     """Expected: scipy's beta-binomial distribution."""
@@ -58,7 +64,7 @@ def test_beliefs_by_hand() -> None:
 
 def test_without_skipping_the_order_is_that_of_the_visits() -> None:
     points = [step(i, [0], [1.0], 16) for i in range(3)]
-    found = next_candidates(points, TOTAL, count=COUNT, group=GROUP, skip=False, seed=5)
+    found = upcoming(points, TOTAL, count=COUNT, group=GROUP, skip=False, seed=5)
     order = visits(TOTAL, 5, 3 * COUNT)
     assert [c.index for c in found] == [next(order) for _ in range(COUNT)]
     assert all(c.picked and c.chance == 1.0 for c in found)
@@ -72,7 +78,7 @@ def test_the_mean_over_all_candidates_is_unbiased() -> None:
     points = history(rates, epochs=4, seed=1)
     ours, plain, picks = [], [], []
     for seed in range(2000):
-        found = next_candidates(points, TOTAL, count=COUNT, group=GROUP, skip=True, seed=seed)
+        found = upcoming(points, TOTAL, count=COUNT, group=GROUP, skip=True, seed=seed)
         truth = float(np.mean([rates[c.index] for c in found]))
         means = [rng.binomial(GROUP, rates[c.index]) / GROUP for c in found if c.picked]
         ours.append(estimate(found, means).mean - truth)
@@ -100,7 +106,7 @@ def test_more_of_the_sampled_have_a_signal() -> None:
     quarter of useful prompts becomes 0.25 / (0.25 + 0.75 * 0.31) = 0.52 of those sampled."""
     rates = np.where(np.arange(TOTAL) % 4 == 0, 0.5, 1.0)
     points = history(rates, epochs=3, seed=2)
-    found = [next_candidates(points, TOTAL, count=COUNT, group=GROUP, skip=True, seed=seed) for seed in range(50)]
+    found = [upcoming(points, TOTAL, count=COUNT, group=GROUP, skip=True, seed=seed) for seed in range(50)]
     share = np.mean([rates[c.index] < 1 for candidates in found for c in candidates if c.picked])
     assert share == pytest.approx(0.52, abs=0.04)
     assert min(c.chance for candidates in found for c in candidates) >= LEAST * 0.9
@@ -123,7 +129,7 @@ def test_few_prompts(total: int) -> None:
     """All of them silent: the step has its prompts all the same, as far as there are any."""
     points = [step(0, list(range(total)), [1.0] * total, 0)]
     points += [step(1, [0], [0.0], 0)]
-    found = next_candidates(points, total, count=16, group=GROUP, skip=True, seed=0)
+    found = upcoming(points, total, count=16, group=GROUP, skip=True, seed=0)
     assert sum(c.picked for c in found) == 16
     assert all(0 < c.chance <= 1 for c in found)
 

@@ -18,6 +18,7 @@ from grpo.rollout import Sampling
 from grpo.sections import Lora
 from grpo.vllm_sampler import VllmSampler, adapter_norm
 
+import fake_engine
 from fake_engine import FakeEngine
 
 ONE = Sampling(completions=1, max_tokens=1, temperature=1.0)
@@ -26,9 +27,7 @@ ONE = Sampling(completions=1, max_tokens=1, temperature=1.0)
 @pytest.fixture
 def sampler(tiny_run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A sampler as on a GPU: adapters, sleep."""
-    monkeypatch.setattr(FakeEngine, "faults", set(), raising=False)
-    monkeypatch.setattr(FakeEngine, "launched", [], raising=False)
-    monkeypatch.setattr(vllm_sampler, "Engine", FakeEngine)
+    fake_engine.use(monkeypatch)
     config = load(tiny_run("unused", sampler="vllm"), ["rollout.sync=adapter", "rollout.restarts=2"])
     policy = Policy.load(
         tiny_model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=1.0, device=torch.device("cpu")

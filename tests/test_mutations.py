@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 ADVANTAGES, LOSS, BATCH, UPDATE = "grpo/advantages.py", "grpo/loss.py", "grpo/batch.py", "grpo/update.py"
 DRAWING, EPISODES = "grpo/drawing.py", "grpo/episodes.py"
+LOOP, AHEAD, VLLM = "grpo/loop.py", "grpo/ahead.py", "grpo/vllm_sampler.py"
 POLICY, ATTENTION, BLOCKS, ADAPTED = (f"grpo/{name}.py" for name in ("policy", "attention", "blocks", "adapted"))
 LINEAR, PLAIN_LINEAR, TRITON_LINEAR, TRITON_ONLINE, PLAIN_LOSS, TRITON_LOSS = (
     f"kernels/grpo_kernels/{name}.py"
@@ -117,6 +118,11 @@ MUTATIONS = [
     (EPISODES, "ids = ids[1:]", "pass"),
     (EPISODES, "[*key, turn]", "[*key]"),
     (EPISODES, "foreign=(*completion.foreign, (start, start + len(ids)))", "foreign=completion.foreign"),
+    (LOOP, "points[: step - 1] if rollout.ahead else points", "points"),
+    (AHEAD, "    policy.load_adapter_state(weights)", "    pass"),
+    (AHEAD, "    policy.load_adapter_state(moved)", "    pass"),
+    (VLLM, "                if self._held:", "                if False:"),
+    (UPDATE, "self.config.shard_base or self.tokens < 2", "True or self.tokens < 2"),
 ]
 QUICK_LINEAR = "fused and (7-16 or any_estimate or rounded) or depends_on_another and dtype1"
 QUICK = {
@@ -132,6 +138,7 @@ QUICK = {
     TRITON_ONLINE: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     ATTENTION: ["tests/test_families.py", "tests/test_attention.py"],
     BLOCKS: ["tests/test_attention.py"],
+    **dict.fromkeys((LOOP, AHEAD, VLLM), ["tests/test_ahead.py"]),
     ADAPTED: ["tests/test_adapted.py"],
     POLICY: ["tests/test_policy.py"],
     DRAWING: ["tests/test_drawing.py", "-k", "not training"],
