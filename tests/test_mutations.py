@@ -138,7 +138,7 @@ QUICK = {
     TRITON_ONLINE: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     ATTENTION: ["tests/test_families.py", "tests/test_attention.py"],
     BLOCKS: ["tests/test_attention.py"],
-    **dict.fromkeys((LOOP, AHEAD, VLLM), ["tests/test_ahead.py"]),
+    **{file: ["tests/test_ahead.py"] for file in (LOOP, AHEAD, VLLM)},
     ADAPTED: ["tests/test_adapted.py"],
     POLICY: ["tests/test_policy.py"],
     DRAWING: ["tests/test_drawing.py", "-k", "not training"],
