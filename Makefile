@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step gpu-proof format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch gpu-proof format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -42,6 +42,9 @@ bench-kernels: setup clients  ## the output layer against torch, torch.compile, 
 
 bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about twenty minutes
 	@$(VENV)/python benchmarks/step/race.py
+
+bench-microbatch: setup  ## a micro-batch's pass: attention by rows and blocks, PEFT's adapter and ours; three minutes
+	@$(VENV)/python benchmarks/step/microbatch.py
 
 N ?= 20
 SAMPLER ?= transformers

@@ -187,7 +187,7 @@ def trainer_parts(
     ``ranks``: over which the base is split. ``packed``: the base is kept in NF4.
     """
     spare = SPARE_OF_EXPERTS if shape.experts else SPARE
-    layer = spare * tokens * layer_activations(shape, size)
+    layer = spare * tokens * layer_activations(shape, size, packed=packed)
     if shape.eager:
         layer += EAGER * size * shape.heads * tokens * row
     kept = tokens * shape.layers * size * shape.hidden + layer if recompute else shape.layers * layer
@@ -200,19 +200,22 @@ def trainer_parts(
     }
 
 
-def layer_activations(shape: Shape, size: float) -> float:
+def layer_activations(shape: Shape, size: float, *, packed: bool = False) -> float:
     """Bytes one token leaves in one layer for the backward pass; ``size``: of a number.
 
     Adapted modules keep their input, those with the same one together: what two norms give, attention's result anew
-    and the feed-forward product. Norms keep theirs in fp32, those of queries and keys, too; attention its queries,
-    keys, values (of every head) and result; the feed-forward gate, before and (but in experts) after its activation,
-    and input.
+    and (but in experts) the feed-forward product. Packed ones are PEFT's own, and keep an fp32 copy each. Norms keep
+    theirs in fp32, those of queries and keys, too; attention its queries, keys, values (of every head) and result; the
+    feed-forward gate, before and after its activation, and input.
     """
-    adapted = 2 * size * shape.hidden
+    result, product = shape.heads * shape.head_dim, 0 if shape.experts else shape.inner
+    adapted = size * (2 * shape.hidden + result + product)
+    if packed:
+        adapted = FP32 * shape.adapted_inputs / shape.layers
     norms = shape.norms * FP32 * shape.hidden
-    attention = 5 * size * shape.heads * shape.head_dim
+    attention = 4 * size * result
     heads = FP32 * (shape.heads + shape.kv_heads) * shape.head_dim if shape.head_norms else 0.0
-    return adapted + norms + attention + heads + (3 if shape.experts else 4) * size * shape.inner
+    return adapted + norms + attention + heads + 3 * size * shape.inner
 
 
 def engine_parts(config: Config, shape: Shape, split: int, at_once: int) -> dict[str, float]:

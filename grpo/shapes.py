@@ -31,6 +31,8 @@ class Shape:
     adapter: int
     adapted: int
     """Modules with an adapter."""
+    adapted_inputs: int
+    """Sum of their input widths."""
     outside: int
     """Of the parameters, those in no layer: embeddings, head, final norm."""
     layers: int
@@ -66,6 +68,7 @@ def shape_of(path: Path, lora: Lora) -> Shape:
         quantised=(getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4",
         adapter=sum(p.numel() for p in model.parameters() if p.requires_grad),
         adapted=len(adapted),
+        adapted_inputs=sum(m.in_features for m in adapted),
         outside=sum(count for name, count in parameters.items() if ".layers." not in name),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

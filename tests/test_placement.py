@@ -71,6 +71,7 @@ TOY = Shape(
     quantised=False,
     adapter=10,
     adapted=2,
+    adapted_inputs=40,
     norms=2,
     layers=2,
     hidden=8,
@@ -86,9 +87,15 @@ TOY = Shape(
 
 
 def test_sums_by_hand() -> None:
-    """A layer keeps, of a token, 2 * 2 * 8 + 2 * 4 * 8 + 5 * 2 * 8 + 4 * 2 * 16 = 32 + 64 + 80 + 128 bytes."""
+    """A layer keeps, of a token, 2 * 2 * 8 + 2 * 4 * 8 + 5 * 2 * 8 + 4 * 2 * 16 = 32 + 64 + 80 + 128 bytes.
+
+    Packed: 4 * 20 of inputs in fp32 instead of 2 * (2 * 8 + 8 + 16)."""
     assert layer_activations(TOY, 2.0) == 304
     assert layer_activations(TOY, 4.0) == 2 * 4 * 8 + 2 * 4 * 8 + 5 * 4 * 8 + 4 * 4 * 16
+    assert layer_activations(TOY, 2.0, packed=True) == 304 - 80 + 80
+    assert layer_activations(replace(TOY, adapted_inputs=60), 2.0, packed=True) == 304 - 80 + 120
+    more = trainer_parts(replace(TOY, adapted_inputs=60), 10, False, 2.0, 6, packed=True)["activations"]
+    assert more - trainer_parts(TOY, 10, False, 2.0, 6)["activations"] == 2 * 10 * 40 * 1.25
     assert layer_activations(replace(TOY, experts=1), 2.0) == 304 - 2 * 16
     assert layer_activations(replace(TOY, head_norms=True), 2.0) == 304 + 4 * 3 * 4  # two heads and a key of 4
     parts = trainer_parts(TOY, 10, False, 2.0, 6)
@@ -193,13 +200,16 @@ def configuration(family: str, layers: int) -> Any:
     return transformers.GptOssConfig(**SIZES, **same, **full, num_local_experts=8, num_experts_per_tok=4)
 
 
-def kept_bytes(family: str, layers: int) -> tuple[float, float]:
+def kept_bytes(family: str, layers: int, packed: bool) -> tuple[float, float]:
     """What torch keeps for the backward pass of a LoRA forward in bf16, parameters aside.
 
-    Matrices of all pairs of tokens apart from the rest. The mask is the one the trainer makes.
+    Matrices of all pairs of tokens apart from the rest. The mask is the one the trainer makes. ``packed``: with PEFT's
+    own layers, which packed ones are.
     """
     base = transformers.AutoModelForCausalLM.from_config(configuration(family, layers)).to(torch.bfloat16)
-    model = get_peft_model(base.requires_grad_(False), lora_settings(Lora(rank=8)), autocast_adapter_dtype=True).eval()
+    model = get_peft_model(
+        base.requires_grad_(False), lora_settings(Lora(rank=8), packed=packed), autocast_adapter_dtype=True
+    ).eval()
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[bool, dict[int, int]] = {False: {}, True: {}}
     alive = []
@@ -222,16 +232,22 @@ def kept_bytes(family: str, layers: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("family", "least", "most"), [("llama", 0.9, 1.1), ("gemma3", 1.1, SPARE), ("gpt_oss", 1.5, SPARE_OF_EXPERTS)]
+    ("family", "packed", "least", "most"),
+    [
+        ("llama", False, 0.9, 1.1),
+        ("llama", True, 0.9, 1.1),
+        ("gemma3", False, 1.1, SPARE),
+        ("gpt_oss", False, 1.5, SPARE_OF_EXPERTS),
+    ],
 )
-def test_activations_are_what_torch_keeps(family: str, least: float, most: float) -> None:
+def test_activations_are_what_torch_keeps(family: str, packed: bool, least: float, most: float) -> None:
     """Of one more layer, as a multiple of the formula; the plan allows for the largest of each kind."""
-    (few, few_pairs), (many, many_pairs) = kept_bytes(family, 1), kept_bytes(family, 3)
+    (few, few_pairs), (many, many_pairs) = kept_bytes(family, 1, packed), kept_bytes(family, 3, packed)
     oss = family == "gpt_oss"
     wide = {"hidden": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "inner": 704 * (4 if oss else 1)}
-    formula = layer_activations(
-        replace(TOY, layers=1, norms=4 if family == "gemma3" else 2, experts=int(oss), **wide), 2.0
-    )
+    counts = {"adapted_inputs": 6 * 256 + 704, "norms": 4 if family == "gemma3" else 2, "experts": int(oss)}
+    formula = layer_activations(replace(TOY, layers=1, **counts, **wide), 2.0, packed=packed)
+    print(f"{family}: {(many - few) / 2 / TOKENS / formula:.2f} times the formula")
     assert least < (many - few) / 2 / TOKENS / formula < most
     pairs = (many_pairs - few_pairs) / 2 / TOKENS**2
     if oss:
