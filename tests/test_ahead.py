@@ -225,7 +225,7 @@ def test_staleness_is_one_update_and_a_kill_changes_nothing(tiny_run, tmp_path: 
         assert step < 2 or from_weights_of[2] > 1e-2, (step, from_weights_of)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.engine
 @needs_vllm
 def test_it_learns_as_much(tiny_run, tmp_path: Path) -> None:
