@@ -2,8 +2,8 @@
 
     python tests/forks.py < lines        a line: JSON list of pytest's arguments; answered by a line, the exit status
 
-Nothing of the project is loaded before a fork, so each run reads the sources as they are by then. Triton is not loaded
-either: conftest.py decides how.
+Nothing of the project is loaded before a fork, so each run reads the sources as they are by then. Triton, which some of
+the libraries load, is in its interpreter's form, as conftest.py wants it.
 """
 
 import json
@@ -32,6 +32,9 @@ def status_of(arguments: list[str]) -> int:
 
 
 def main() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+    import_module("triton.experimental.gluon")
+    del os.environ["TRITON_INTERPRET"]
     for name in LIBRARIES:
         import_module(name)
     for line in sys.stdin:
