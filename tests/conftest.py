@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from card import ON_CARD
 
 from grpo.offline import go_offline
 
 go_offline()
-os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported; processes that tests start must not have it
-import_module("triton.experimental.gluon")
-del os.environ["TRITON_INTERPRET"]
+if not ON_CARD:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported; processes that tests start must not have it
+    import_module("triton.experimental.gluon")
+    del os.environ["TRITON_INTERPRET"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
@@ -132,8 +134,12 @@ def tiny_run(tmp_path: Path, tiny_model: Path):
 
 @pytest.fixture(scope="session")
 def fused():
-    """The kernels' Triton form in Triton's interpreter."""
+    """The kernels' Triton form: in Triton's interpreter, or on a GPU where GRPO_TEST_KERNELS asks for it."""
+    from card import kernels_on_card
     from interpreter import interpreted_kernels, right_bf16
 
+    if ON_CARD:
+        yield kernels_on_card()
+        return
     with right_bf16():
         yield interpreted_kernels()

@@ -39,9 +39,9 @@ def right_bf16() -> Iterator[None]:
 
 
 def _dot(self, a, b, d, input_precision, max_num_imprecise_acc):
-    left, right = _numbers(a), _numbers(b)
-    product = np.matmul(left, right, dtype=d.data.dtype) + d.data
-    return TensorHandle(product, d.dtype.scalar)
+    """In float64: BLAS in float32 rounds a row by its place in the tile on some processors, which no card does."""
+    product = np.matmul(_numbers(a), _numbers(b)) + d.data
+    return TensorHandle(product.astype(d.data.dtype), d.dtype.scalar)
 
 
 def _cast(self, source, kind):
@@ -54,8 +54,8 @@ def _cast(self, source, kind):
 
 def _numbers(handle) -> np.ndarray:
     if handle.dtype.scalar.name != "bf16":
-        return handle.data.astype(np.float32)
-    return (handle.data.astype(np.uint32) << 16).view(np.float32)
+        return handle.data.astype(np.float64)
+    return (handle.data.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 @contextmanager
@@ -80,14 +80,15 @@ class Guard:
     def __init__(self) -> None:
         self.buffers: list[torch.Tensor] = []
 
-    def empty(self, *shape: int, dtype: torch.dtype = torch.float32, device: object = None) -> torch.Tensor:
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> torch.Tensor:
         count = int(np.prod(shape))
-        buffer = torch.full((count + 2 * BAND,), float("nan") if dtype.is_floating_point else 77, dtype=dtype)
+        poison = float("nan") if dtype.is_floating_point else 77
+        buffer = torch.full((count + 2 * BAND,), poison, dtype=dtype, device=device)
         self.buffers.append(buffer)
         return buffer[BAND : BAND + count].view(shape)
 
     def empty_like(self, other: torch.Tensor) -> torch.Tensor:
-        return self.empty(*other.shape, dtype=other.dtype)
+        return self.empty(*other.shape, dtype=other.dtype, device=other.device)
 
     def put(self, value: torch.Tensor) -> torch.Tensor:
         """The same numbers between bands."""
