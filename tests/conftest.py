@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from card import ON_CARD
 
 from grpo.offline import go_offline
+
+from on_card import ON_CARD
 
 go_offline()
 if not ON_CARD:
@@ -135,8 +136,9 @@ def tiny_run(tmp_path: Path, tiny_model: Path):
 @pytest.fixture(scope="session")
 def fused():
     """The kernels' Triton form: in Triton's interpreter, or on a GPU where GRPO_TEST_KERNELS asks for it."""
-    from card import kernels_on_card
     from interpreter import interpreted_kernels, right_bf16
+
+    from on_card import kernels_on_card
 
     if ON_CARD:
         yield kernels_on_card()

@@ -80,7 +80,9 @@ class Guard:
     def __init__(self) -> None:
         self.buffers: list[torch.Tensor] = []
 
-    def empty(self, *shape: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> torch.Tensor:
+    def empty(
+        self, *shape: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> torch.Tensor:
         count = int(np.prod(shape))
         poison = float("nan") if dtype.is_floating_point else 77
         buffer = torch.full((count + 2 * BAND,), poison, dtype=dtype, device=device)

@@ -188,11 +188,11 @@ def out_of_memory(policy: Policy, device: torch.device) -> dict[str, Any] | None
         return None
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (total - free + 12 * GIB) / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (total - free + 12 * GIB) / total))
     config = Update(tokens_per_microbatch=65536, warmup_steps=0)
     updater = Updater(policy, config, Accelerator(), 100)
     stats = updater.step(sequences(16, policy.head.shape[0]), 0)
-    torch.cuda.set_per_process_memory_fraction(1.0, device)
+    torch.cuda.set_per_process_memory_fraction(1.0)
     return {"asked": 65536, "used": stats.tokens_per_microbatch, "trained_tokens": stats.trained_tokens}
 
 

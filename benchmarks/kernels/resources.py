@@ -26,6 +26,8 @@ from triton.runtime import driver
 
 SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """Of one block at most (CUDA C++ Programming Guide, technical specifications per compute capability)."""
+PROCESSORS = {80: 108, 86: 82, 89: 142, 90: 132, 100: 148, 120: 170}
+"""Of an A100, RTX 3090, L40S, H100, B200 and RTX 5090."""
 SHAPES = ((576, 49152), (5120, 151936))
 """Hidden size and vocabulary: of SmolLM2-135M, and of Qwen3-32B."""
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -71,7 +73,8 @@ def compiled(arch: int) -> dict[str, dict[str, int]]:
     card = Card(arch)
     driver.set_active(card)
     tiles = lambda head: tiles_for((arch // 10, arch % 10), head.element_size())  # noqa: E731
-    with torch.device("meta"), mock.patch.object(fused_linear, "_tiles", tiles):
+    processors = lambda head: PROCESSORS[arch]  # noqa: E731
+    with torch.device("meta"), mock.patch.multiple(fused_linear, _tiles=tiles, _processors=processors):
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             card.label = f" {dtype}".replace("torch.", "")
             for width, vocabulary in SHAPES:
@@ -93,7 +96,8 @@ def linear(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> None:
     targets, ones = torch.empty(rows, dtype=torch.int64), torch.empty(rows)
     for rounded in (False, True):
         fused_linear.target_logit(hidden, head, targets, ones, rounded)
-        fused_linear.anchored_sums(hidden, head, targets, ones, ones, ones, rounded)
+        sums = fused_linear.anchored_sums(hidden, head, targets, ones, ones, ones, rounded)
+        fused_linear.close(head, targets, ones, ones, sums)
         fused_linear.linear_logp(hidden, head, targets, ones, rounded)
 
 

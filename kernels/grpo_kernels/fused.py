@@ -7,6 +7,7 @@ FUSED = Kernels(
     name="fused",
     target_logit=fused_linear.target_logit,
     anchored_sums=fused_linear.anchored_sums,
+    close=fused_linear.close,
     linear_logp=fused_linear.linear_logp,
     rows_at_once=fused_linear.rows_at_once,
     group_advantages=fused_loss.group_advantages,

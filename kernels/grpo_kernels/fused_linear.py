@@ -3,10 +3,11 @@
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from grpo_kernels import triton_linear as kernels
 from grpo_kernels import triton_online as online
-from grpo_kernels.tiles import Tiles, tiles_for
+from grpo_kernels.tiles import Tiles, shares_of, tiles_for
 from grpo_kernels.types import Sums
 
 SCRATCH = 256 * 2**20
@@ -52,30 +53,27 @@ def anchored_sums(
 ) -> Sums:
     """As plain_linear.anchored_sums, for contiguous tensors; the host never waits for the device."""
     (rows, width), vocabulary, tiles = hidden.shape, len(head), _tiles(head)
-    across = triton.cdiv(vocabulary, tiles.block_v)
-    exps = torch.empty(rows, vocabulary, dtype=head.dtype, device=head.device)
-    tile_sums, sums = torch.empty(3, rows, across, device=head.device), torch.empty(3, rows, device=head.device)
-    anchors = anchors.clone()  # bad ones are replaced
-    others = torch.empty(rows, width, device=head.device)
+    parts, anchors = triton.cdiv(vocabulary, tiles.block_v // 2), anchors.clone()  # bad ones are replaced
+    exps = torch.empty(rows, _rounded_up(vocabulary, head), dtype=head.dtype, device=head.device)
+    part_sums, sums = torch.empty(3, rows, parts, device=head.device), torch.empty(3, rows, device=head.device)
     scale, band = SCALE.get(head.dtype, 1.0), BAND.get(head.dtype, WIDE_BAND)
-    down = triton.cdiv(rows, tiles.block_t)
-    kernels.anchored_tiles[(down * across,)](
-        *(hidden, head, targets, inverse, anchors, exps, *tile_sums, rows, vocabulary, width),
+    described = tiles.described and _aligned(hidden) and _aligned(head)
+    kernels.anchored_tiles[(_programs(head, rows, tiles),)](
+        *(
+            _matrix(hidden, tiles.block_t, tiles.block_h, described),
+            _matrix(head, tiles.block_v, tiles.block_h, described),
+        ),
+        *(targets, inverse, anchors, _matrix(exps[:, :vocabulary], tiles.block_t, tiles.block_v // 2, described)),
+        *(*part_sums, rows, vocabulary, width, exps.stride(0)),
         SCALE=scale,
-        BLOCK_T=tiles.block_t,
-        BLOCK_V=tiles.block_v,
-        BLOCK_H=tiles.block_h,
         ROUNDED=rounded,
+        FLATTEN=tiles.flatten,
+        DESCRIBED=described,
         **_launch(tiles),
     )
-    kernels.close_rows[(3 * rows,)](
-        *(tile_sums, sums, vocabulary),
-        BLOCK_V=tiles.block_v,
-        TILES=triton.next_power_of_2(across),
-        num_warps=4,
-    )
+    kernels.close_sums[(3 * rows,)](part_sums, sums, parts, PARTS=triton.next_power_of_2(parts), num_warps=4)
     kernels.redo_rows[(rows,)](
-        *(hidden, head, targets, inverse, target_logits, anchors, exps, *sums, vocabulary, width),
+        *(hidden, head, targets, inverse, target_logits, anchors, exps, *sums, vocabulary, width, exps.stride(0)),
         *(1.0 / band, band),
         SCALE=scale,
         BLOCK_V=ROW_COLUMNS,
@@ -83,39 +81,66 @@ def anchored_sums(
         ROUNDED=rounded,
         num_warps=4,
     )
-    kernels.weighted_rows[(down * triton.cdiv(width, tiles.block_v),)](
-        *(exps, head, others, rows, vocabulary, width),
-        SCALE=scale,
-        BLOCK_T=tiles.block_t,
-        BLOCK_V=tiles.block_h,
-        BLOCK_H=tiles.block_v,
-        **_launch(tiles),
-    )
     rest, moment, stored = sums
-    return Sums(anchors, rest, moment, stored, others)
+    return Sums(anchors, rest, moment, stored, _weighted(exps[:, :vocabulary], head, tiles, scale, described))
+
+
+def _weighted(exps: Tensor, head: Tensor, tiles: Tiles, scale: float, described: bool) -> Tensor:
+    """[S, T, H]; S depends on the head and the card alone, so that a row does not depend on its batch."""
+    (rows, vocabulary), width = exps.shape, head.shape[1]
+    block, shares = shares_of(rows_at_once(head), width, tiles, _processors(head))
+    share = triton.cdiv(triton.cdiv(vocabulary, tiles.block_h), shares) * tiles.block_h
+    out = torch.empty(shares, rows, width, device=head.device)
+    kernels.weighted_rows[(triton.cdiv(rows, tiles.block_t) * triton.cdiv(width, block) * shares,)](
+        *(_matrix(exps, tiles.block_t, tiles.block_h, described), _matrix(head, tiles.block_h, block, described), out),
+        *(rows, vocabulary, width, exps.stride(0), share),
+        SCALE=scale,
+        DESCRIBED=described,
+        **_launch(tiles) | {"BLOCK_V": tiles.block_h, "BLOCK_H": block},
+    )
+    return out
+
+
+def close(
+    head: Tensor, targets: Tensor, inverse: Tensor, target_logits: Tensor, sums: Sums
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As plain_linear.close, in one launch."""
+    shares, rows, width = sums.others.shape
+    logp, entropy = torch.empty_like(inverse), torch.empty_like(inverse)
+    jacobian = torch.empty(rows, width, dtype=head.dtype, device=head.device)
+    kernels.close_rows[(rows,)](
+        *(head, targets, inverse, target_logits, *sums, logp, entropy, jacobian, rows, width),
+        SHARES=shares,
+        BLOCK_H=min(1024, triton.next_power_of_2(width)),
+        num_warps=4,
+    )
+    return logp, entropy, jacobian
 
 
 def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
     """logp [T] and entropy [T] in nats, without a gradient."""
     logp, entropy, vocabulary, tiles = torch.empty_like(inverse), torch.empty_like(inverse), len(head), _tiles(head)
-    across = triton.cdiv(vocabulary, tiles.block_v)
+    parts = triton.cdiv(vocabulary, tiles.block_v // 2)
     for start in range(0, len(hidden), MOST_ROWS):
-        part = slice(start, start + MOST_ROWS)
-        rows, width = hidden[part].shape
-        top, rest, moment = (torch.empty(rows, across, device=head.device) for _ in range(3))
+        some = slice(start, start + MOST_ROWS)
+        rows, width = hidden[some].shape
+        top, rest, moment = (torch.empty(rows, parts, device=head.device) for _ in range(3))
         logits = torch.empty(rows, device=head.device)
-        online.online_tiles[(triton.cdiv(rows, tiles.block_t) * across,)](
-            *(hidden[part], head, targets[part], inverse[part], top, rest, moment, logits, rows, vocabulary, width),
-            BLOCK_T=tiles.block_t,
-            BLOCK_V=tiles.block_v,
-            BLOCK_H=tiles.block_h,
+        h, described = hidden[some], tiles.described and _aligned(hidden[some]) and _aligned(head)
+        online.online_tiles[(_programs(head, rows, tiles),)](
+            *(
+                _matrix(h, tiles.block_t, tiles.block_h, described),
+                _matrix(head, tiles.block_v, tiles.block_h, described),
+            ),
+            *(targets[some], inverse[some], top, rest, moment, logits, rows, vocabulary, width),
             ROUNDED=rounded,
+            FLATTEN=tiles.flatten,
+            DESCRIBED=described,
             **_launch(tiles),
         )
         online.close_online[(rows,)](
-            *(top, rest, moment, logits, logp[part], entropy[part], vocabulary),
-            BLOCK_V=tiles.block_v,
-            TILES=triton.next_power_of_2(across),
+            *(top, rest, moment, logits, logp[some], entropy[some], parts),
+            PARTS=triton.next_power_of_2(parts),
             num_warps=4,
         )
     return logp, entropy
@@ -126,5 +151,37 @@ def _tiles(head: Tensor) -> Tiles:
     return tiles_for(capability, head.element_size())
 
 
+def _processors(head: Tensor) -> int:
+    return torch.cuda.get_device_properties(head.device).multi_processor_count if head.is_cuda else 108
+
+
+def _programs(head: Tensor, rows: int, tiles: Tiles) -> int:
+    """One a tile, or one a processor, which then works off several."""
+    count = triton.cdiv(rows, tiles.block_t) * triton.cdiv(len(head), tiles.block_v)
+    return min(count, _processors(head)) if tiles.flatten else count
+
+
+def _aligned(matrix: Tensor) -> bool:
+    """Whether its rows start at multiples of 16 bytes, as the card's copy engine wants them."""
+    return matrix.stride(0) * matrix.element_size() % 16 == 0 and matrix.data_ptr() % 16 == 0
+
+
+def _matrix(matrix: Tensor, rows: int, columns: int, described: bool) -> Tensor | TensorDescriptor:
+    """Itself, or its description for the copy engine, which fetches blocks of this size."""
+    if not described:
+        return matrix
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
+
+
+def _rounded_up(width: int, like: Tensor) -> int:
+    step = 16 // like.element_size()
+    return triton.cdiv(width, step) * step
+
+
 def _launch(tiles: Tiles) -> dict[str, object]:
-    return {"GROUP": tiles.group, "PRECISION": "ieee", "num_warps": tiles.warps, "num_stages": tiles.stages}
+    blocks = {"BLOCK_T": tiles.block_t, "BLOCK_V": tiles.block_v, "BLOCK_H": tiles.block_h}
+    return blocks | {
+        "GROUP": tiles.group,
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }

@@ -62,6 +62,12 @@ def linear_logp_jac(
     return logp, entropy
 
 
+def _even(count: int, most: int) -> int:
+    """Rows of each piece where no small rest is left over: at most ``most``, a multiple of 64 where that allows it."""
+    pieces = max(1, -(-count // most))
+    return max(1, min(most, -(-count // pieces // 64) * 64))
+
+
 def per_token(temperature: float | Tensor, hidden: Tensor) -> Tensor:
     """[T] reciprocals, in the dtype of the sums."""
     kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -83,7 +89,7 @@ class _LinearLogp(torch.autograd.Function):
         rounded: bool,
     ) -> tuple[Tensor, Tensor]:
         logp, entropy, jacobian = torch.empty_like(inverse), torch.empty_like(inverse), torch.empty_like(hidden)
-        rows = kernels.rows_at_once(head)
+        rows = _even(len(hidden), kernels.rows_at_once(head))
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logp[part], entropy[part], jacobian[part] = _chunk(
@@ -105,14 +111,7 @@ def _chunk(
     """logp, entropy and J of some rows."""
     logits = kernels.target_logit(hidden, head, targets, inverse, rounded)
     sums = kernels.anchored_sums(hidden, head, targets, inverse, logits, logits - old, rounded)
-    away = logits - sums.anchors
-    own = away.exp()
-    whole = sums.rest + own
-    logp = away - whole.log()
-    entropy = whole.log() - (sums.moment + own * away) / whole
-    scale = torch.where(sums.stored > 0, sums.rest / sums.stored, 0.0) * inverse / whole
-    jacobian = head[targets].to(sums.others.dtype).mul_(sums.stored[:, None]).sub_(sums.others)
-    return logp, entropy, jacobian.mul_(scale[:, None]).to(hidden.dtype)
+    return kernels.close(head, targets, inverse, logits, sums)
 
 
 def _with_trained_head(

@@ -7,6 +7,7 @@ PLAIN = Kernels(
     name="plain",
     target_logit=plain_linear.target_logit,
     anchored_sums=plain_linear.anchored_sums,
+    close=plain_linear.close,
     linear_logp=plain_linear.linear_logp,
     rows_at_once=plain_linear.rows_at_once,
     group_advantages=plain_loss.group_advantages,

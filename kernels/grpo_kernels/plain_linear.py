@@ -58,7 +58,21 @@ def anchored_sums(
         again = _sums(part, head, targets[rows], scale, top, rounded)
         for all_of, found in zip(sums, again, strict=True):
             all_of[rows] = found
-    return sums
+    return sums._replace(others=sums.others[None])
+
+
+def close(
+    head: Tensor, targets: Tensor, inverse: Tensor, target_logits: Tensor, sums: Sums
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logp [T], entropy [T] and J [T, H], in the head's dtype, of rows whose sums are those of the whole vocabulary."""
+    away = target_logits - sums.anchors
+    own = away.exp()
+    whole = sums.rest + own
+    logp = away - whole.log()
+    entropy = whole.log() - (sums.moment + own * away) / whole
+    scale = torch.where(sums.stored > 0, sums.rest / sums.stored, 0.0) * inverse / whole
+    jacobian = head[targets].to(sums.others.dtype).mul_(sums.stored[:, None]).sub_(sums.others.sum(0))
+    return logp, entropy, jacobian.mul_(scale[:, None]).to(head.dtype)
 
 
 def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class Sums(NamedTuple):
     stored: Tensor
     """[T] sum of e_v, each as rounded to the head's dtype."""
     others: Tensor
-    """[T, H] sum of rounded e_v * head_v."""
+    """[S, T, H] parts of the sum of rounded e_v * head_v, to be added; in how many S an implementation chooses."""
 
 
 class GroupStats(NamedTuple):
@@ -70,6 +70,7 @@ class Kernels:
     name: str
     target_logit: Callable[..., Tensor]
     anchored_sums: Callable[..., Sums]
+    close: Callable[..., tuple[Tensor, Tensor, Tensor]]
     linear_logp: Callable[..., tuple[Tensor, Tensor]]
     rows_at_once: Callable[[Tensor], int]
     """Rows of one call of ``anchored_sums``, for a head."""

@@ -1,10 +1,11 @@
-"""The kernels' tests on a GPU: GRPO_TEST_KERNELS=card has their Triton form compute there instead of in the interpreter.
+"""The kernels' tests on a GPU: with GRPO_TEST_KERNELS=card their Triton form computes there, not in the interpreter.
 
 The numbers of a test live on the CPU, as do the oracles; only what a kernel is given and what it gives travel.
 """
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,12 @@ ON_CARD = os.environ.get("GRPO_TEST_KERNELS") == "card"
 def kernels_on_card() -> Kernels:
     """The fused form, called with tensors of the CPU."""
     fused = choose("fused", torch.device("cuda"))
-    fields = ("target_logit", "anchored_sums", "linear_logp", "rows_at_once", "group_advantages", "policy_loss")
-    return Kernels(name=fused.name, **{field: partial(_there, getattr(fused, field)) for field in fields})
+    return Kernels(**{name: partial(_there, part) if callable(part) else part for name, part in asdict(fused).items()})
 
 
-def _there(kernel: Callable[..., Any], *given: Any) -> Any:
-    return _moved(kernel(*(_moved(value, "cuda") for value in given)), "cpu")
+def _there(kernel: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    moved = {name: _moved(value, "cuda") for name, value in named.items()}
+    return _moved(kernel(*_moved(given, "cuda"), **moved), "cpu")
 
 
 def _moved(value: Any, device: str) -> Any:
