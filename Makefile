@@ -37,8 +37,10 @@ check: system setup clients  ## format, lint, types, tests
 bench-convergence: setup  ## the stop rule's errors and delay on 14 families of curves; about ten minutes
 	@$(VENV)/python benchmarks/convergence/run.py
 
-bench-kernels: setup clients  ## the output layer against torch, torch.compile, TRL and Liger; about ten minutes on a CPU
-	@$(VENV)/python benchmarks/kernels/run.py --out benchmarks/kernels/$$($(VENV)/python -c "import torch; print('gpu' if torch.cuda.is_available() else 'cpu')").json
+bench-kernels: setup clients  ## the output layer against torch, torch.compile, TRL and Liger; about ten minutes
+	@if $(VENV)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; \
+	then $(VENV)/python benchmarks/kernels/grid.py; \
+	else $(VENV)/python benchmarks/kernels/run.py --out benchmarks/kernels/cpu.json; fi
 
 bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about twenty minutes
 	@$(VENV)/python benchmarks/step/race.py
@@ -56,7 +58,8 @@ kill-loop: setup  ## N kills at random moments of jobs; the result must be that 
 fuzz: setup  ## ten thousand requests of all kinds at every operation
 	@FUZZ_EXAMPLES=260 FUZZ_RESULT=benchmarks/reliability/fuzz.json $(VENV)/python -m pytest -q tests/test_server_fuzz.py
 
-gpu-proof: setup  ## what only a GPU can show: memory against the plan, speed, running out of memory; under ten minutes
+gpu-proof: setup  ## what only a GPU can show: the kernels' tests there, memory against the plan, speed, running out of memory; under ten minutes
+	@GRPO_TEST_KERNELS=card $(VENV)/python -m pytest -q tests/test_kernels.py tests/test_kernels_loss.py tests/test_kernel_proof.py
 	@$(VENV)/python benchmarks/gpu/proof.py
 
 format: setup  ## rewrite the sources in the project's format

@@ -17,9 +17,11 @@ ADVANTAGES, LOSS, BATCH, UPDATE = "grpo/advantages.py", "grpo/loss.py", "grpo/ba
 DRAWING, EPISODES = "grpo/drawing.py", "grpo/episodes.py"
 LOOP, AHEAD, VLLM = "grpo/loop.py", "grpo/ahead.py", "grpo/vllm_sampler.py"
 POLICY, ATTENTION, BLOCKS, ADAPTED = (f"grpo/{name}.py" for name in ("policy", "attention", "blocks", "adapted"))
-LINEAR, PLAIN_LINEAR, TRITON_LINEAR, TRITON_ONLINE, PLAIN_LOSS, TRITON_LOSS = (
-    f"kernels/grpo_kernels/{name}.py"
-    for name in ("linear", "plain_linear", "triton_linear", "triton_online", "plain_loss", "triton_loss")
+LINEAR, PLAIN_LINEAR, PLAIN_LOSS = (
+    f"kernels/grpo_kernels/{name}.py" for name in ("linear", "plain_linear", "plain_loss")
+)
+TRITON_LINEAR, TRITON_ONLINE, TRITON_ROWS, TRITON_LOSS = (
+    f"kernels/grpo_kernels/triton_{name}.py" for name in ("linear", "online", "rows", "loss")
 )
 MUTATIONS = [
     (ADVANTAGES, "1.0 / (len(lengths) * length)", "1.0 / length"),
@@ -89,11 +91,11 @@ MUTATIONS = [
     (UPDATE, "self.optimizer.zero_grad(set_to_none=True)", "pass"),
     (UPDATE, "scores.logprobs.detach() if old is None else old", "scores.logprobs.detach()"),
     (UPDATE, "seen += len(batch.target_T)", "pass"),
-    (LINEAR, "sums.rest / sums.stored", "1.0"),
-    (LINEAR, "own * away) / whole", "away) / whole"),
-    (LINEAR, "* inverse / whole", "/ whole"),
+    (PLAIN_LINEAR, "sums.rest / sums.stored", "1.0"),
+    (PLAIN_LINEAR, "own * away) / whole", "away) / whole"),
+    (PLAIN_LINEAR, "* inverse / whole", "/ whole"),
     (LINEAR, "logits - old, rounded)", "logits + old, rounded)"),
-    (LINEAR, "mul_(sums.stored[:, None])", "mul_(sums.rest[:, None])"),
+    (PLAIN_LINEAR, "mul_(sums.stored[:, None])", "mul_(sums.rest[:, None])"),
     (PLAIN_LINEAR, "_forget(exps, targets - start)", "_forget(exps, targets)"),
     (PLAIN_LINEAR, "lost = ~((whole >= LOW) & (whole <= HIGH))", "lost = whole != whole"),
     (PLAIN_LINEAR, "down.exp() * (moment + down * total)", "down.exp() * moment"),
@@ -102,14 +104,17 @@ MUTATIONS = [
     (TRITON_LINEAR, "(columns[None, :] != target[:, None])", "(columns[None, :] != -1)"),
     (TRITON_LINEAR, "tl.sum(e * away, axis=1)", "tl.sum(e, axis=1)"),
     (TRITON_LINEAR, "(columns < V)[None, :] & (columns[None, :]", "(columns <= V)[None, :] & (columns[None, :]"),
-    (TRITON_LINEAR, "(whole >= low) & (whole <= high)", "whole >= low"),
+    (TRITON_ROWS, "(whole >= low) & (whole <= high)", "whole >= low"),
     (TRITON_ONLINE, "(factor * (moments + down * sums)", "(factor * moments"),
     (TRITON_LINEAR, "mask=(rows < T)[:, None] & (columns < H)[None, :])", "mask=(rows < T)[:, None])"),
-    (
-        TRITON_LINEAR,
-        "at[None, :], mask=(rows < T)[:, None] & (at < V)[None, :]",
-        "at[None, :], mask=(rows < T)[:, None]",
-    ),
+    (TRITON_LINEAR, "(across < columns)[None, :]", "(across <= columns)[None, :]"),
+    (TRITON_LINEAR, "right, row, 2 * column + 1", "right, row, 2 * column"),
+    (TRITON_LINEAR, "min(V, share * SHARE + SHARE)", "V"),
+    (TRITON_ROWS, "(share * T + row).to(tl.int64)", "row.to(tl.int64)"),
+    (TRITON_ROWS, "without / kept, 0.0", "1.0, 0.0"),
+    (TRITON_ROWS, "(w * kept - total) * scale", "(w * without - total) * scale"),
+    (TRITON_ROWS, "own * away) / whole)", "away) / whole)"),
+    (TRITON_ONLINE, "right, 2 * column + 1", "right, 2 * column"),
     (ATTENTION, "- window < places", "- window <= places"),
     (POLICY, "(weight.float() + delta)", "(weight.float() - delta)"),
     (DRAWING, "(value - candidate.expected) / candidate.chance", "(value - candidate.expected)"),
@@ -124,7 +129,7 @@ MUTATIONS = [
     (VLLM, "                if self._held:", "                if False:"),
     (UPDATE, "self.config.shard_base or self.tokens < 2", "True or self.tokens < 2"),
 ]
-QUICK_LINEAR = "fused and (7-16 or any_estimate or rounded) or depends_on_another and dtype1"
+QUICK_LINEAR = "(fused or described) and (7-16 or any_estimate or rounded) or depends_on_another and dtype1"
 QUICK = {
     ADVANTAGES: ["tests/test_advantages.py"],
     LOSS: ["tests/test_loss.py"],
@@ -135,6 +140,7 @@ QUICK = {
     LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     PLAIN_LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     TRITON_LINEAR: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
+    TRITON_ROWS: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     TRITON_ONLINE: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     ATTENTION: ["tests/test_families.py", "tests/test_attention.py"],
     BLOCKS: ["tests/test_attention.py"],

@@ -1,4 +1,4 @@
-"""The output layer in Triton: launches of triton_linear.py and triton_online.py; plain_linear.py specifies them."""
+"""The output layer in Triton: launches of triton_linear, _online and _rows.py; plain_linear.py specifies them."""
 
 import torch
 import triton
@@ -7,6 +7,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from grpo_kernels import triton_linear as kernels
 from grpo_kernels import triton_online as online
+from grpo_kernels import triton_rows as by_row
 from grpo_kernels.tiles import Tiles, shares_of, tiles_for
 from grpo_kernels.types import Sums
 
@@ -36,7 +37,7 @@ def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor,
     rows, width = hidden.shape
     if rows:
         grid = (triton.cdiv(rows, 16),)
-        kernels.target_logits[grid](
+        by_row.target_logits[grid](
             hidden, head, targets, inverse, out, rows, width, ROUNDED=rounded, BLOCK_T=16, BLOCK_H=128
         )
     return out
@@ -59,10 +60,8 @@ def anchored_sums(
     scale, band = SCALE.get(head.dtype, 1.0), BAND.get(head.dtype, WIDE_BAND)
     described = tiles.described and _aligned(hidden) and _aligned(head)
     kernels.anchored_tiles[(_programs(head, rows, tiles),)](
-        *(
-            _matrix(hidden, tiles.block_t, tiles.block_h, described),
-            _matrix(head, tiles.block_v, tiles.block_h, described),
-        ),
+        _matrix(hidden, tiles.block_t, tiles.block_h, described),
+        _matrix(head, tiles.block_v, tiles.block_h, described),
         *(targets, inverse, anchors, _matrix(exps[:, :vocabulary], tiles.block_t, tiles.block_v // 2, described)),
         *(*part_sums, rows, vocabulary, width, exps.stride(0)),
         SCALE=scale,
@@ -71,8 +70,8 @@ def anchored_sums(
         DESCRIBED=described,
         **_launch(tiles),
     )
-    kernels.close_sums[(3 * rows,)](part_sums, sums, parts, PARTS=triton.next_power_of_2(parts), num_warps=4)
-    kernels.redo_rows[(rows,)](
+    by_row.close_sums[(3 * rows,)](part_sums, sums, parts, **_whole_row(parts))
+    by_row.redo_rows[(rows,)](
         *(hidden, head, targets, inverse, target_logits, anchors, exps, *sums, vocabulary, width, exps.stride(0)),
         *(1.0 / band, band),
         SCALE=scale,
@@ -108,7 +107,7 @@ def close(
     shares, rows, width = sums.others.shape
     logp, entropy = torch.empty_like(inverse), torch.empty_like(inverse)
     jacobian = torch.empty(rows, width, dtype=head.dtype, device=head.device)
-    kernels.close_rows[(rows,)](
+    by_row.close_rows[(rows,)](
         *(head, targets, inverse, target_logits, *sums, logp, entropy, jacobian, rows, width),
         SHARES=shares,
         BLOCK_H=min(1024, triton.next_power_of_2(width)),
@@ -139,9 +138,7 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, 
             **_launch(tiles),
         )
         online.close_online[(rows,)](
-            *(top, rest, moment, logits, logp[some], entropy[some], parts),
-            PARTS=triton.next_power_of_2(parts),
-            num_warps=4,
+            *(top, rest, moment, logits, logp[some], entropy[some], parts), **_whole_row(parts)
         )
     return logp, entropy
 
@@ -158,7 +155,7 @@ def _processors(head: Tensor) -> int:
 def _programs(head: Tensor, rows: int, tiles: Tiles) -> int:
     """One a tile, or one a processor, which then works off several."""
     count = triton.cdiv(rows, tiles.block_t) * triton.cdiv(len(head), tiles.block_v)
-    return min(count, _processors(head)) if tiles.flatten else count
+    return min(int(count), _processors(head)) if tiles.flatten else int(count)
 
 
 def _aligned(matrix: Tensor) -> bool:
@@ -173,9 +170,14 @@ def _matrix(matrix: Tensor, rows: int, columns: int, described: bool) -> Tensor 
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
 
 
+def _whole_row(parts: int) -> dict[str, int]:
+    """One program for all parts of a row; many need more registers than four warps have."""
+    return {"PARTS": triton.next_power_of_2(parts), "num_warps": 4 if parts <= 4096 else 8}
+
+
 def _rounded_up(width: int, like: Tensor) -> int:
     step = 16 // like.element_size()
-    return triton.cdiv(width, step) * step
+    return -(-width // step) * step
 
 
 def _launch(tiles: Tiles) -> dict[str, object]:

@@ -6,8 +6,8 @@ sm_100, 163 on sm_80, and 99 on sm_86, sm_89 and sm_120 (CUDA C++ Programming Gu
 
 from dataclasses import dataclass
 
-LARGE = ((9, 0), (10, 0))
-"""Chips with room for wide tiles."""
+HOPPER, BLACKWELL = (9, 0), (10, 0)
+"""Chips whose copy engine the kernels use. On Blackwell nothing was measured: the tiles are those that fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,10 @@ def tiles_for(capability: tuple[int, int], item_size: int) -> Tiles:
     """For a compute capability, and numbers of 2 or 4 bytes."""
     if item_size == 4:
         return Tiles(block_t=64, block_v=64, block_h=32, warps=4, stages=2)
-    if capability in LARGE:
+    if capability == HOPPER:
         return Tiles(block_t=128, block_v=256, block_h=64, warps=8, stages=3, described=True, flatten=True)
+    if capability == BLACKWELL:
+        return Tiles(block_t=128, block_v=128, block_h=64, warps=16, stages=3, described=True)
     if capability[0] == 12:
         return Tiles(block_t=128, block_v=64, block_h=64, warps=8, stages=3)
     return Tiles(block_t=128, block_v=128, block_h=32, warps=8, stages=4)
