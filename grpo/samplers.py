@@ -161,7 +161,8 @@ def prove_exactly(config: Config, device: torch.device, prompts: Seq[Prompt], lo
     policy = load_policy(config, device, "float32", whole=True)
     with open_sampler(merged, policy, "float32", log, display) as sampler, display.status("proving the sync in fp32"):
         ids = [p.token_ids for p in prompts[:PROBE_PROMPTS]]
-        SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)
+        proof = SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)
+    log.event("sync_proved_in_fp32", noise=proof.noise)
 
 
 def why_no_proof(config: Config, share: float | None) -> str | None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from grpo.cli import adapter
+from grpo.errors import ConfigError
+
 import runs
 
 
@@ -95,3 +98,18 @@ def test_a_full_disk_ends_in_one_message_and_the_run_goes_on_later(tiny_run, tmp
     assert "Traceback" not in result.stderr
     runs.train(config)
     assert [m["step"] for m in runs.metrics(tmp_path / "full")] == [0, 1, 2]
+
+
+def test_the_adapter_of_a_run_is_the_chosen_one_or_that_of_the_newest_complete_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no checkpoint yet"):
+        adapter(tmp_path)
+    for step, complete in ((1, True), (2, True), (3, False)):
+        checkpoint = tmp_path / "checkpoints" / f"step_{step:06d}"
+        checkpoint.mkdir(parents=True)
+        if complete:
+            (checkpoint / "manifest.json").touch()
+    assert adapter(tmp_path).name == "step_000002"
+    (tmp_path / "result.json").write_text('{"adapter": "checkpoints/step_000001"}')
+    assert adapter(tmp_path).name == "step_000001"
+    (tmp_path / "result.json").write_text('{"adapter": null}')
+    assert adapter(tmp_path).name == "step_000002", "the base model was better, but someone asks for an adapter"

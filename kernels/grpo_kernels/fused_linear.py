@@ -180,7 +180,7 @@ def _rounded_up(width: int, like: Tensor) -> int:
     return -(-width // step) * step
 
 
-def _launch(tiles: Tiles) -> dict[str, object]:
+def _launch(tiles: Tiles) -> dict[str, int]:
     blocks = {"BLOCK_T": tiles.block_t, "BLOCK_V": tiles.block_v, "BLOCK_H": tiles.block_h}
     return blocks | {
         "GROUP": tiles.group,
