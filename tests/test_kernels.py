@@ -371,3 +371,16 @@ def test_logits_are_never_materialised() -> None:
     largest = max(e.self_cpu_memory_usage for e in profile.events())
     assert largest <= 4 * plain_linear.ROWS * plain_linear.COLUMNS
     assert 10 * largest < 4 * 4096 * 20000
+
+
+def test_a_million_tokens() -> None:
+    """2^20 rows go through in pieces; every one is right, by torch in one piece."""
+    p = problem(2**20, 4, 8)
+    h = p.hidden.requires_grad_()
+    logp, entropy = linear_logp_jac(h, p.head, p.targets, 1.0, None, PLAIN)
+    logp.sum().backward()
+    expected = by_torch(p._replace(hidden=p.hidden.detach()), 1.0)
+    torch.testing.assert_close(logp.double(), expected.logp, atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy.double(), expected.entropy, atol=1e-5, rtol=0)
+    assert h.grad is not None
+    torch.testing.assert_close(h.grad.double(), expected.gradient, atol=1e-5, rtol=1e-4)
