@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch gpu-proof format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch gpu-proof dark-lines format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -61,6 +61,9 @@ fuzz: setup  ## ten thousand requests of all kinds at every operation
 gpu-proof: setup  ## what only a GPU can show: the kernels' tests there, memory against the plan, speed, running out of memory; under ten minutes
 	@GRPO_TEST_KERNELS=card $(VENV)/python -m pytest -q tests/test_kernels.py tests/test_kernels_loss.py tests/test_kernel_proof.py
 	@$(VENV)/python benchmarks/gpu/proof.py
+
+dark-lines: system setup clients  ## which lines no test runs; TESTS="tests/test_x.py" adds what those run, else both suites, an hour
+	@$(VENV)/python scripts/dark_lines.py $(TESTS)
 
 format: setup  ## rewrite the sources in the project's format
 	@$(VENV)/ruff format .

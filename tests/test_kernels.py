@@ -373,6 +373,7 @@ def test_logits_are_never_materialised() -> None:
     assert 10 * largest < 4 * 4096 * 20000
 
 
+@pytest.mark.slow
 def test_a_million_tokens() -> None:
     """2^20 rows go through in pieces; every one is right, by torch in one piece."""
     p = problem(2**20, 4, 8)
