@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
 from grpo.errors import ConfigError, DataError
@@ -69,7 +68,7 @@ def open_source(source: str, name: str | None, split: str) -> Iterable[dict[str,
             found = load_dataset(FORMATS[path.suffix], data_files=source, split="train", streaming=True)
         else:
             found = load_dataset(source, name, split=split, streaming=True)
-    except (DatasetNotFoundError, DataFilesNotFoundError, HfHubHTTPError, ConnectionError, ValueError) as error:
+    except (FileNotFoundError, HfHubHTTPError, ConnectionError, ValueError) as error:
         raise DataError(f"{source}: {error}") from None
     examples: Iterable[dict[str, Any]] = found
     return examples

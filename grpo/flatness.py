@@ -8,7 +8,7 @@ Derivation, assumptions and references: docs/convergence.md.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,12 +168,7 @@ def look_steps(first: int, upto: int) -> Iterator[int]:
 def window_lengths(available: int) -> list[int]:
     """16, 24, 36, ... up to all steps there are."""
     lengths = (int(SMALLEST_WINDOW * WINDOW_GROWTH**i) for i in count())
-    found: list[int] = []
-    for length in lengths:
-        if length > available:
-            return found
-        found.append(length)
-    return found
+    return list(takewhile(lambda length: length <= available, lengths))
 
 
 @dataclass(slots=True)
