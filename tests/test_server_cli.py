@@ -46,6 +46,46 @@ def test_a_jobs_life_from_the_command_line(served: Served) -> None:
     best = max(row["reward"] for row in found)
     shown = served.cli("completions", short, "--step", "1", "--min-reward", str(best), "--json").splitlines()
     assert 1 <= len(shown) < 16
+    _is_shown_to_people(served, short, file.id)
+
+
+def _is_shown_to_people(served: Served, job: str, file_id: str) -> None:
+    """The same without --json, and what is refused."""
+    assert served.cli("completions", job, "--step", "1").count("\n[") == 15
+    assert "cancelled" in served.cli("jobs", "show", job)
+    assert "Job cancelled" in served.cli("jobs", "watch", job)
+    assert "letters" in served.cli("lambda", "ls")
+    assert file_id in {row["id"] for row in json.loads(served.cli("files", "ls", "--json"))}
+    for words, message in (
+        (("completions", job, "--step", "9999"), "has no step 9999 yet"),
+        (("jobs", "show", "nothing"), "0 jobs begin so"),
+        (("jobs", "resume", job), "cancelled"),
+    ):
+        assert message in refusal(*words, "--data-dir", str(served.data))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--fidelity", "lax"), "--fidelity lax: relaxed or strict"),
+        (("--map", "tiny"), "tiny: expected NAME=VALUE"),
+        (("--port", "70000"), "port: Input should be"),
+    ],
+)
+def test_a_server_that_cannot_be(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    assert message in refusal("serve", "--data-dir", str(tmp_path), *words)
+
+
+def test_two_servers_on_one_port(served: Served, tmp_path: Path) -> None:
+    assert str(served.port) in refusal("serve", "--data-dir", str(tmp_path), "--port", str(served.port))
+
+
+def refusal(*words: str) -> str:
+    """What a command that fails says."""
+    done = subprocess.run([sys.executable, "-m", "grpo", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stderr
 
 
 def test_without_a_server(served: Served, tmp_path: Path) -> None:
@@ -58,7 +98,10 @@ def test_without_a_server(served: Served, tmp_path: Path) -> None:
 
 
 def test_check_names_the_lines(tmp_path: Path) -> None:
+    (tmp_path / "good.jsonl").write_bytes(rows(2))
     (tmp_path / "bad.jsonl").write_bytes(rows(2) + b"{}\n")
+    good = [sys.executable, "-m", "grpo", "files", "check", str(tmp_path / "good.jsonl")]
+    assert subprocess.run(good, capture_output=True, text=True).stdout.endswith("good.jsonl: 2 rows\n")
     command = [sys.executable, "-m", "grpo", "files", "check", str(tmp_path / "bad.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
