@@ -45,6 +45,9 @@ def test_a_finished_run(tiny_run, tmp_path: Path) -> None:
     assert json.loads(grpo("eval", str(run), "--json", "--base", "--completions", "2").stdout)["n"] == 8
     assert Path(grpo("plot", str(run), "--out", str(tmp_path / "c.png")).stdout.strip()).read_bytes()[:4] == b"\x89PNG"
     assert grpo("chat", str(run), "-m", "say 1", "--max-tokens", "4").returncode == 0
+    spoken = grpo("chat", str(run), "--max-tokens", "4", stdin="say 2\n\n")
+    assert "An empty line ends the conversation." in spoken.stdout
+    assert f"mean {result['tuned']['mean']:.3f}, 95 % interval" in grpo("eval", str(run), "--completions", "2").stdout
 
 
 @pytest.mark.parametrize(

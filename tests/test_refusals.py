@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from grpo.export import export_merged
 from grpo.manifest import Checkpoint, verify
 from grpo.plot import save_curve
 from grpo.policy import Policy, load_base, load_tokenizer
+from grpo.prompts import tokenise
 from grpo.rows import RowError, check_row
 from grpo.samplers import kernels_of
 from grpo.sections import Convergence, Lora, Update
@@ -217,3 +220,33 @@ def test_bars_on_a_terminal() -> None:
     assert "loading: 0.0 s" in out.getvalue()
     assert "updating" in out.getvalue()
     assert "2/8" in out.getvalue()
+
+
+def test_a_metric_that_no_event_file_has(tiny_run, tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "events")) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    with pytest.raises(DataError, match="no scalar 'reward'; there are loss"):
+        streams.read_stream(tmp_path / "events", "reward")
+
+
+def test_another_metric_of_a_run_has_no_sizes(tmp_path: Path) -> None:
+    """Completions and spread in a metrics line are the usual reward's."""
+    record = {"step": 0, "critic_rewards_mean": 0.5, "other": 0.25, "completions": 8}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (point,) = streams.read_stream(tmp_path, "other")
+    assert (point.reward, point.completions) == (0.25, None)
+
+
+def test_a_template_that_raises(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
+    with pytest.raises(RowError, match="chat template refuses them: no system turns"):
+        tokenise({"messages": [{"role": "user", "content": "a"}]}, tokenizer)
+
+
+def test_a_training_without_a_file() -> None:
+    done = subprocess.run([sys.executable, "-m", "grpo.train"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: accelerate launch -m grpo.train CONFIG")

@@ -4,7 +4,6 @@ A key has 256 random bits, so a plain SHA-256 suffices: there is nothing to gues
 """
 
 import hashlib
-import hmac
 import os
 import secrets
 from pathlib import Path
@@ -20,11 +19,6 @@ def make() -> str:
 def digest(key: str) -> str:
     """What is stored of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def matches(key: str, stored: str) -> bool:
-    """In constant time."""
-    return hmac.compare_digest(digest(key), stored)
 
 
 def load_or_create(path: Path) -> tuple[str, str | None]:
