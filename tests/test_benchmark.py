@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grpo import engine
 from grpo.flatness import Series
 
 import families
@@ -58,12 +59,15 @@ def test_alarms_and_given_up_by_hand(modules) -> None:
     assert lost["still_to_come"] == 0
 
 
+@pytest.mark.slow
 def test_the_gpu_proof_runs_on_a_cpu_but_for_its_memory(tmp_path: Path) -> None:
     """On a card the same file is filled with its name and figures."""
     model = families.make("qwen3", tmp_path / "model")
     command = [sys.executable, "benchmarks/gpu/proof.py", "--device", "cpu", "--model", str(model), "--tokens", "2048"]
     done = subprocess.run(
-        [*command, "--groups", "1", "--out", str(tmp_path / "gpu.json")], capture_output=True, text=True
+        [*command, "--groups", "1", "--trained", str(model), "--out", str(tmp_path / "gpu.json")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
@@ -71,3 +75,5 @@ def test_the_gpu_proof_runs_on_a_cpu_but_for_its_memory(tmp_path: Path) -> None:
     assert found["kernel"]["torch.float32"]["logprob"] < 1e-4
     assert [u["recompute"] for u in found["updates"]] == [False, True]
     assert all(u["tokens_per_second"] > 0 and u["peak_gib"] is None for u in found["updates"])
+    assert found["trainings"].keys() == ({"transformers", "vllm"} if engine.installed() else {"transformers"})
+    assert all(t["sync_proved"] < 1e-4 and t["sampled_tokens"] > 0 for t in found["trainings"].values()), found

@@ -2,12 +2,17 @@
 
     .venv/bin/python benchmarks/gpu/proof.py [--device cuda] [--model configs/models/qwen3-0.6b] [--out FILE]
 
-Random weights in the shape of a real model: memory and time do not depend on their values. On a CPU (``--device cpu``)
+Updates: random weights in the shape of a real model; memory and time do not depend on their values. Trainings: a few
+steps of the demo with each sampler that is installed, its sync proved at the start. On a CPU (``--device cpu``)
 everything runs but the memory figures, which is how it is tested.
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +26,7 @@ from grpo_kernels import choose, linear_logp_jac
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from grpo import engine
 from grpo.placement import BF16, GIB, trainer_parts
 from grpo.policy import Policy, lora_settings
 from grpo.reading import Reader
@@ -29,6 +35,7 @@ from grpo.shapes import Shape, shape_of
 from grpo.types import Sequence
 from grpo.update import Updater
 
+ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 3
 PROMPT, COMPLETION, GROUP = 128, 384, 8
 """Tokens, tokens, completions of one prompt."""
@@ -41,6 +48,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("configs/models/qwen3-0.6b"))
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--groups", type=int, default=16)
+    parser.add_argument("--trained", type=Path, default=ROOT / ".cache" / "models" / "smollm2-135m-instruct")
+    parser.add_argument("--samplers", nargs="+", default=["transformers", *(["vllm"] if engine.installed() else [])])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
     given = parser.parse_args()
     device = torch.device(given.device)
@@ -55,9 +64,14 @@ def main() -> None:
         for again in (False, True)
     ]
     results["out of memory"] = part("out of memory", lambda: out_of_memory(policy, device))
+    results["trainings"] = {
+        name: part(f"training with {name}", lambda s=name: training(given.trained, s, device))
+        for name in given.samplers
+    }
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
+    sys.exit(any("failed" in found for found in results["trainings"].values()))
 
 
 def part(name: str, run: Callable[[], Any]) -> Any:
@@ -194,6 +208,24 @@ def out_of_memory(policy: Policy, device: torch.device) -> dict[str, Any] | None
     stats = updater.step(sequences(16, policy.head.shape[0]), 0)
     torch.cuda.set_per_process_memory_fraction(1.0)
     return {"asked": 65536, "used": stats.tokens_per_microbatch, "trained_tokens": stats.trained_tokens}
+
+
+def training(model: Path, sampler: str, device: torch.device) -> dict[str, Any]:
+    """``grpo train`` on the demo's prompts: what the proof of the sync found, and the last step's speed."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Path(scratch) / "run"
+        words = [sys.executable, "-m", "grpo.train", "configs/demo.toml", f"run.dir={run}", f"model.path={model}"]
+        words += [f"run.steps={REPEATS}", f"rollout.sampler={sampler}", "data.test=configs/demo/heldout.jsonl"]
+        words += ["evaluate.test_completions_per_prompt=1"]
+        done = subprocess.run(words, cwd=ROOT, env=os.environ | hidden, capture_output=True, text=True)
+        if done.returncode:
+            return {"failed": done.stdout[-2000:] + done.stderr[-2000:]}
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    found = {event["event"]: event["noise"] for event in events if event["event"].startswith("sync_proved")}
+    names = ("seconds", "seconds_sampling", "seconds_update", "sync_seconds", "sampled_tokens", "sampler_gap_mean")
+    return found | {name: last[name] for name in names}
 
 
 if __name__ == "__main__":
