@@ -58,8 +58,8 @@ kill-loop: setup  ## N kills at random moments of jobs; the result must be that 
 fuzz: setup  ## ten thousand requests of all kinds at every operation
 	@FUZZ_EXAMPLES=260 FUZZ_RESULT=benchmarks/reliability/fuzz.json $(VENV)/python -m pytest -q tests/test_server_fuzz.py
 
-gpu-proof: setup  ## what only a GPU can show: kernels' tests, memory against the plan, running out of memory, trainings; under ten minutes
-	@GRPO_TEST_KERNELS=card $(VENV)/python -m pytest -q tests/test_kernels.py tests/test_kernels_loss.py tests/test_kernel_proof.py
+gpu-proof: setup  ## what only a GPU can show: kernels' tests, memory against the plan, running out of memory, trainings
+	@GRPO_TEST_KERNELS=card $(VENV)/python -m pytest -q -n 8 tests/test_kernels.py tests/test_kernels_loss.py tests/test_kernel_proof.py
 	@$(VENV)/python benchmarks/gpu/proof.py
 
 dark-lines: system setup clients  ## which lines no test runs; TESTS="tests/test_x.py" adds what those run, else both suites, an hour
