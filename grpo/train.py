@@ -5,6 +5,7 @@
 ``grpo train CONFIG`` does the same in one process. The loop itself is in loop.py.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,4 +34,11 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # All is closed and on disk. Where the interpreter takes torch's process groups down, a rank aborts now and then
+        # ("terminate called without an active exception"), and the launcher calls a finished training a failure.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

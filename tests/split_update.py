@@ -8,6 +8,7 @@ this rank keeps.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,6 @@ def main(model: Path, out: Path, *, short: bool) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), short="short" in sys.argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as grpo/train.py, and for its reason
