@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from grpo_kernels.tiles import tiles_for
+from grpo_kernels.tiles import shares_of, tiles_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "kernels"
 TABLE = json.loads((FOLDER / "resources.json").read_text())
@@ -43,3 +43,18 @@ def test_stages_fit_into_shared_memory(chip: int, size: int) -> None:
     tiles = tiles_for((chip // 10, chip % 10), size)
     room = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}[chip] * 1024
     assert (tiles.block_t + tiles.block_v) * tiles.block_h * size * tiles.stages <= room
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "block", "shares"),
+    [
+        (768, 1024, 256, 5),  # 6 x 4 tiles of 256 in 5 shares are 120 programs for 132 processors; of 128, 96
+        (768, 5120, 256, 1),  # 6 x 20; those of 128 take two turns that are as full
+        (768, 2560, 128, 1),  # 6 x 20; as many of 256 need two shares
+        (2688, 576, 128, 1),  # 21 x 5, a tenth of them outside; of 256 a quarter
+        (128, 64, 128, 132),  # one tile
+    ],
+)
+def test_shares_fill_an_h100(rows: int, width: int, block: int, shares: int) -> None:
+    """Counted by hand."""
+    assert shares_of(rows, width, tiles_for((9, 0), 2), 132) == (block, shares)
