@@ -22,13 +22,20 @@ def kernels_on_card() -> Kernels:
 
 
 def _there(kernel: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    moved = {name: _moved(value, "cuda") for name, value in named.items()}
-    return _moved(kernel(*_moved(given, "cuda"), **moved), "cpu")
+    moved = _moved(given, "cuda")
+    found = kernel(*moved, **{name: _moved(value, "cuda") for name, value in named.items()})
+    for here, there in zip(given, moved, strict=True):
+        if isinstance(here, list):  # what the kernel fills in
+            for filled, result in zip(here, there, strict=True):
+                filled.copy_(result)
+    return _moved(found, "cpu")
 
 
 def _moved(value: Any, device: str) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
+    if isinstance(value, list):
+        return [_moved(part, device) for part in value]
     if isinstance(value, tuple):
         parts = [_moved(part, device) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from grpo_kernels.tiles import shares_of, tiles_for
+from grpo_kernels.tiles import Product, shares_of, tiles_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks" / "kernels"
 TABLE = json.loads((FOLDER / "resources.json").read_text())
@@ -46,15 +46,15 @@ def test_stages_fit_into_shared_memory(chip: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "block", "shares"),
+    ("rows", "vocabulary", "width", "block", "shares"),
     [
-        (768, 1024, 256, 5),  # 6 x 4 tiles of 256 in 5 shares are 120 programs for 132 processors; of 128, 96
-        (768, 5120, 256, 1),  # 6 x 20; those of 128 take two turns that are as full
-        (768, 2560, 128, 1),  # 6 x 20; as many of 256 need two shares
-        (2688, 576, 128, 1),  # 21 x 5, a tenth of them outside; of 256 a quarter
-        (128, 64, 128, 132),  # one tile
+        (128, 132 * 64, 256, 128, 12),  # 2 tiles: a turn of 11 half steps and a start, 21.9; 1 of 256: 12 steps, 26.6
+        (768, 151936, 2560, 256, 11),  # 660 programs are five full turns of 216 steps, 1188; 2 shares: 1208, not full
+        (2048, 49152, 1024, 256, 2),  # 128 programs, one turn of 384 steps
+        (768, 151936, 5120, 256, 6),  # full: 2,502 against 2,395 in one; but of 4 tiles of rows 1,668 against 2,393
     ],
 )
-def test_shares_fill_an_h100(rows: int, width: int, block: int, shares: int) -> None:
+def test_shares_fill_an_h200(rows: int, vocabulary: int, width: int, block: int, shares: int) -> None:
     """Counted by hand."""
-    assert shares_of(rows, width, tiles_for((9, 0), 2), 132) == (block, shares)
+    product = Product(rows=rows, vocabulary=vocabulary, width=width, processors=132)
+    assert shares_of(product, tiles_for((9, 0), 2)) == (block, shares)

@@ -97,7 +97,7 @@ def linear(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> None:
     for rounded in (False, True):
         fused_linear.target_logit(hidden, head, targets, ones, rounded)
         sums = fused_linear.anchored_sums(hidden, head, targets, ones, ones, ones, rounded)
-        fused_linear.close(head, targets, ones, ones, sums)
+        fused_linear.close(head, targets, ones, ones, sums, (ones, ones, hidden))
         fused_linear.linear_logp(hidden, head, targets, ones, rounded)
 
 

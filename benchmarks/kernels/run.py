@@ -32,14 +32,15 @@ class Problem:
     """Inputs of one shape, and what each rival does with them."""
 
     def __init__(self, tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> None:
-        g = torch.Generator().manual_seed(0)
-        self.hidden = (torch.randn(tokens, hidden, generator=g) * 4 / hidden**0.5).to(device, dtype).requires_grad_()
-        self.head = torch.randn(vocabulary, hidden, generator=g).to(device, dtype)
-        self.targets = torch.randint(0, vocabulary, (tokens,), generator=g).to(device)
-        self.weights = torch.randn(tokens, generator=g).to(device)
+        g = torch.Generator(device).manual_seed(0)
+        drawn = lambda *shape: torch.randn(shape, generator=g, device=device)  # noqa: E731
+        self.hidden = (drawn(tokens, hidden) * 4 / hidden**0.5).to(dtype).requires_grad_()
+        self.head = drawn(vocabulary, hidden).to(dtype)
+        self.targets = torch.randint(0, vocabulary, (tokens,), generator=g, device=device)
+        self.weights = drawn(tokens)
         with torch.no_grad():  # the sampler's estimate of the log-probabilities: right to a tenth of a nat
             exact, _ = linear_logp_jac(self.hidden, self.head, self.targets, TEMPERATURE, None, choose("plain", device))
-        self.old = exact + 0.1 * torch.randn(tokens, generator=g).to(device)
+        self.old = exact + 0.1 * drawn(tokens)
         self.device = device
 
     def rivals(self) -> dict[str, Work]:

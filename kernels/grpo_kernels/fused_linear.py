@@ -8,11 +8,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from grpo_kernels import triton_linear as kernels
 from grpo_kernels import triton_online as online
 from grpo_kernels import triton_rows as by_row
-from grpo_kernels.tiles import Tiles, shares_of, tiles_for
+from grpo_kernels.tiles import Product, Tiles, shares_of, tiles_for
 from grpo_kernels.types import Sums
 
 SCRATCH = 256 * 2**20
 """Bytes for the exponentials of some rows."""
+MOST_ROWS_OF_A_PIECE = 2048
+"""With exponentials: micro-batches are powers of two, and their pieces then full."""
 MOST_ROWS = 65536
 """Of one launch without exponentials: places in the tiles' sums are 32 bits wide."""
 SCALE = {torch.float16: 256.0}
@@ -27,7 +29,7 @@ ROW_COLUMNS, ROW_NUMBERS = 64, 128
 def rows_at_once(head: Tensor) -> int:
     """As Kernels has it: a multiple of a tile's rows."""
     tiles = _tiles(head)
-    rows = SCRATCH // (len(head) * head.element_size())
+    rows = min(MOST_ROWS_OF_A_PIECE, SCRATCH // (len(head) * head.element_size()))
     return max(tiles.block_t, rows // tiles.block_t * tiles.block_t)
 
 
@@ -36,9 +38,9 @@ def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor,
     out = torch.empty_like(inverse)
     rows, width = hidden.shape
     if rows:
-        grid = (triton.cdiv(rows, 16),)
+        grid = (triton.cdiv(rows, 4),)
         by_row.target_logits[grid](
-            hidden, head, targets, inverse, out, rows, width, ROUNDED=rounded, BLOCK_T=16, BLOCK_H=128
+            hidden, head, targets, inverse, out, rows, width, ROUNDED=rounded, BLOCK_T=4, BLOCK_H=256
         )
     return out
 
@@ -70,15 +72,14 @@ def anchored_sums(
         DESCRIBED=described,
         **_launch(tiles),
     )
-    by_row.close_sums[(3 * rows,)](part_sums, sums, parts, **_whole_row(parts))
-    by_row.redo_rows[(rows,)](
-        *(hidden, head, targets, inverse, target_logits, anchors, exps, *sums, vocabulary, width, exps.stride(0)),
-        *(1.0 / band, band),
+    by_row.close_sums[(rows,)](
+        *(hidden, head, targets, inverse, target_logits, anchors, exps, part_sums, sums, rows, parts),
+        *(vocabulary, width, exps.stride(0), 1.0 / band, band),
         SCALE=scale,
         BLOCK_V=ROW_COLUMNS,
         BLOCK_H=ROW_NUMBERS,
         ROUNDED=rounded,
-        num_warps=4,
+        **_whole_row(parts),
     )
     rest, moment, stored = sums
     return Sums(anchors, rest, moment, stored, _weighted(exps[:, :vocabulary], head, tiles, scale, described))
@@ -87,7 +88,8 @@ def anchored_sums(
 def _weighted(exps: Tensor, head: Tensor, tiles: Tiles, scale: float, described: bool) -> Tensor:
     """[S, T, H]; S depends on the head and the card alone, so that a row does not depend on its batch."""
     (rows, vocabulary), width = exps.shape, head.shape[1]
-    block, shares = shares_of(rows_at_once(head), width, tiles, _processors(head))
+    product = Product(rows=rows_at_once(head), vocabulary=vocabulary, width=width, processors=_processors(head))
+    block, shares = shares_of(product, tiles)
     share = triton.cdiv(triton.cdiv(vocabulary, tiles.block_h), shares) * tiles.block_h
     out = torch.empty(shares, rows, width, device=head.device)
     kernels.weighted_rows[(triton.cdiv(rows, tiles.block_t) * triton.cdiv(width, block) * shares,)](
@@ -101,19 +103,21 @@ def _weighted(exps: Tensor, head: Tensor, tiles: Tiles, scale: float, described:
 
 
 def close(
-    head: Tensor, targets: Tensor, inverse: Tensor, target_logits: Tensor, sums: Sums
-) -> tuple[Tensor, Tensor, Tensor]:
+    head: Tensor,
+    targets: Tensor,
+    inverse: Tensor,
+    target_logits: Tensor,
+    sums: Sums,
+    out: tuple[Tensor, Tensor, Tensor],
+) -> None:
     """As plain_linear.close, in one launch."""
     shares, rows, width = sums.others.shape
-    logp, entropy = torch.empty_like(inverse), torch.empty_like(inverse)
-    jacobian = torch.empty(rows, width, dtype=head.dtype, device=head.device)
     by_row.close_rows[(rows,)](
-        *(head, targets, inverse, target_logits, *sums, logp, entropy, jacobian, rows, width),
+        *(head, targets, inverse, target_logits, *sums, *out, rows, width),
         SHARES=shares,
         BLOCK_H=min(1024, triton.next_power_of_2(width)),
         num_warps=4,
     )
-    return logp, entropy, jacobian
 
 
 def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:

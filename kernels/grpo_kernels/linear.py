@@ -89,12 +89,14 @@ class _LinearLogp(torch.autograd.Function):
         rounded: bool,
     ) -> tuple[Tensor, Tensor]:
         logp, entropy, jacobian = torch.empty_like(inverse), torch.empty_like(inverse), torch.empty_like(hidden)
+        logits = kernels.target_logit(hidden, head, targets, inverse, rounded)
+        anchors = logits - old
         rows = _even(len(hidden), kernels.rows_at_once(head))
-        for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
-            logp[part], entropy[part], jacobian[part] = _chunk(
-                hidden[part], head, targets[part], inverse[part], old[part], kernels, rounded
-            )
+        by_token = (targets, inverse, logits, anchors, hidden, logp, entropy, jacobian)
+        pieces = zip(*(torch.split(each, rows) for each in by_token), strict=True) if len(hidden) else ()
+        for y, scale, own, anchor, some, *out in pieces:
+            sums = kernels.anchored_sums(some, head, y, scale, own, anchor, rounded)
+            kernels.close(head, y, scale, own, sums, out)
         ctx.save_for_backward(jacobian)
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
@@ -103,15 +105,6 @@ class _LinearLogp(torch.autograd.Function):
     def backward(ctx: Any, grad_logp: Tensor, _grad_entropy: Tensor) -> tuple[Tensor | None, ...]:
         (jacobian,) = ctx.saved_tensors
         return grad_logp.to(jacobian.dtype)[:, None] * jacobian, *[None] * 6
-
-
-def _chunk(
-    hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, old: Tensor, kernels: Kernels, rounded: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """logp, entropy and J of some rows."""
-    logits = kernels.target_logit(hidden, head, targets, inverse, rounded)
-    sums = kernels.anchored_sums(hidden, head, targets, inverse, logits, logits - old, rounded)
-    return kernels.close(head, targets, inverse, logits, sums)
 
 
 def _with_trained_head(

@@ -62,17 +62,23 @@ def anchored_sums(
 
 
 def close(
-    head: Tensor, targets: Tensor, inverse: Tensor, target_logits: Tensor, sums: Sums
-) -> tuple[Tensor, Tensor, Tensor]:
-    """logp [T], entropy [T] and J [T, H], in the head's dtype, of rows whose sums are those of the whole vocabulary."""
+    head: Tensor,
+    targets: Tensor,
+    inverse: Tensor,
+    target_logits: Tensor,
+    sums: Sums,
+    out: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Fill in logp [T], entropy [T] and J [T, H], in the head's dtype, from sums over the whole vocabulary."""
+    logp, entropy, jacobian = out
     away = target_logits - sums.anchors
     own = away.exp()
     whole = sums.rest + own
-    logp = away - whole.log()
-    entropy = whole.log() - (sums.moment + own * away) / whole
+    logp.copy_(away - whole.log())
+    entropy.copy_(whole.log() - (sums.moment + own * away) / whole)
     scale = torch.where(sums.stored > 0, sums.rest / sums.stored, 0.0) * inverse / whole
-    jacobian = head[targets].to(sums.others.dtype).mul_(sums.stored[:, None]).sub_(sums.others.sum(0))
-    return logp, entropy, jacobian.mul_(scale[:, None]).to(head.dtype)
+    sum_of_j = head[targets].to(sums.others.dtype).mul_(sums.stored[:, None]).sub_(sums.others.sum(0))
+    jacobian.copy_(sum_of_j.mul_(scale[:, None]))
 
 
 def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ sm_100, 163 on sm_80, and 99 on sm_86, sm_89 and sm_120 (CUDA C++ Programming Gu
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 HOPPER, BLACKWELL = (9, 0), (10, 0)
 """Chips whose copy engine the kernels use. On Blackwell nothing was measured: the tiles are those that fit."""
@@ -40,19 +41,52 @@ def tiles_for(capability: tuple[int, int], item_size: int) -> Tiles:
     return Tiles(block_t=128, block_v=128, block_h=32, warps=8, stages=4)
 
 
-def shares_of(rows: int, width: int, tiles: Tiles, processors: int) -> tuple[int, int]:
-    """Columns of a tile of the second product [rows, width], and into how many shares its sum is cut.
+MOST_SHARES, ROOM = 12, 128 * 2**20
+"""Of the second product's sum, and bytes for all of them."""
+NARROW, TURN, SHARE = 0.57, 15.0, 0.05
+"""What an H200 took for a step of half the width, for a turn's start and end, and for a share of a tile, written and
+added; in steps of a whole tile (benchmarks/kernels/shares-h200.json)."""
 
-    Its tiles are few where the hidden size is small. Shares fill the processors once, as well as they can; on an H200
-    a second, partly filled turn cost more than processors left idle in the first.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """The second product, rows x vocabulary times vocabulary x width, on a card with so many processors."""
+
+    rows: int
+    """At most."""
+    vocabulary: int
+    width: int
+    processors: int
+
+
+@lru_cache  # some tenths of a millisecond, in every pass
+def shares_of(product: Product, tiles: Tiles) -> tuple[int, int]:
+    """Columns of a tile of the second product, and into how many shares its sum over the vocabulary is cut.
+
+    Its tiles are few where the hidden size is small, and a turn of all processors that is not full costs as much as a
+    full one. The cut must not depend on how many rows there are, or a row would depend on its batch: the cheapest one
+    is taken for pieces of all sizes from half of the rows on, where the largest counts as much as the others together.
     """
-    down = -(-rows // tiles.block_t)
-    options = []
-    for block in {tiles.block_v, max(tiles.block_v // 2, 16)}:
-        across = -(-width // block)
-        shares = max(1, processors // (down * across))
-        turns = -(-down * across * shares // processors)
-        useful = down * across * shares / (turns * processors) * width / (across * block)
-        options.append((round(useful, 3), -shares, block))
-    _, shares, block = max(options)
-    return block, -shares
+    most = -(-product.rows // tiles.block_t)
+    fit = max(1, ROOM // (product.rows * product.width * 4))
+    options = [(shares, half) for half in (False, True) for shares in range(1, min(MOST_SHARES, fit) + 1)]
+
+    def mean_cost(option: tuple[int, bool]) -> float:
+        each = [_cost(product, tiles, down, *option) / down for down in range(most // 2 + 1, most + 1)]
+        return each[-1] + sum(each) / len(each)
+
+    shares, half = min(options, key=mean_cost)
+    return _columns(tiles, half), shares
+
+
+def _columns(tiles: Tiles, half: bool) -> int:
+    return max(tiles.block_v // 2, 16) if half else tiles.block_v
+
+
+def _cost(product: Product, tiles: Tiles, down: int, shares: int, half: bool) -> float:
+    """Of a piece of so many tiles of rows, in steps of a whole tile."""
+    programs = down * -(-product.width // _columns(tiles, half)) * shares
+    turns = -(-programs // product.processors)
+    steps = -(-product.vocabulary // (tiles.block_h * shares))
+    step, share = (NARROW, SHARE / 2) if half else (1.0, SHARE)
+    return turns * (steps * step + TURN) + share * programs

@@ -56,8 +56,8 @@ def logits_of_row(
     return tl.where(columns < V, logits * scale, float("-inf"))
 
 
-@triton.jit
-def redo_rows(
+@triton.jit(do_not_specialize=["T"])
+def close_sums(
     hidden,
     head,
     targets,
@@ -65,9 +65,10 @@ def redo_rows(
     target_logit,
     anchors,
     exps,
-    rest,
-    moment,
-    stored,
+    parts_of_sums,
+    sums,
+    T,
+    J,
     V,
     H,
     STRIDE,
@@ -77,15 +78,20 @@ def redo_rows(
     BLOCK_V: tl.constexpr,
     BLOCK_H: tl.constexpr,
     ROUNDED: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
-    """Where an anchor was so far off that numbers were lost: the row again, anchored at its maximum.
+    """Add up the parts of a row's three sums, from [3, T, J] to [3, T]. One program per row.
 
-    The whole sum, target included, must lie within low and high; NaN counts as outside. One program per row; nearly all
-    end after the first lines.
+    The whole sum, target included, must lie within low and high, and NaN counts as outside: else the anchor was so far
+    off that numbers were lost, and the row is done again, anchored at its maximum.
     """
     row = tl.program_id(0)
-    logit = tl.load(target_logit + row)
-    whole = tl.load(rest + row) + tl.exp(logit - tl.load(anchors + row))
+    place = tl.arange(0, PARTS)
+    logit, anchor = tl.load(target_logit + row), tl.load(anchors + row)
+    for of in tl.static_range(3):
+        part = tl.load(parts_of_sums + (of * T + row) * J + place, mask=place < J, other=0.0)
+        tl.store(sums + of * T + row, tl.sum(part, axis=0))
+    whole = tl.sum(tl.load(parts_of_sums + row * J + place, mask=place < J, other=0.0), axis=0) + tl.exp(logit - anchor)
     if (whole >= low) & (whole <= high):
         return
     scale, target = tl.load(inverse_temperature + row), tl.load(targets + row)
@@ -109,17 +115,9 @@ def redo_rows(
         total += e
         first += tl.where(counts, e * away, 0.0)
     tl.store(anchors + row, top)
-    tl.store(rest + row, tl.sum(total, axis=0))
-    tl.store(moment + row, tl.sum(first, axis=0))
-    tl.store(stored + row, tl.sum(kept, axis=0) * (1.0 / SCALE))
-
-
-@triton.jit
-def close_sums(parts_of_sum, sums, J, PARTS: tl.constexpr):
-    """Add up the parts of one row's sum, from [., T, J] to [., T]. One program per row and sum."""
-    row = tl.program_id(0)
-    place = tl.arange(0, PARTS)
-    tl.store(sums + row, tl.sum(tl.load(parts_of_sum + row * J + place, mask=place < J, other=0.0), axis=0))
+    tl.store(sums + row, tl.sum(total, axis=0))
+    tl.store(sums + T + row, tl.sum(first, axis=0))
+    tl.store(sums + 2 * T + row, tl.sum(kept, axis=0) * (1.0 / SCALE))
 
 
 @triton.jit(do_not_specialize=["T"])

@@ -70,7 +70,7 @@ class Kernels:
     name: str
     target_logit: Callable[..., Tensor]
     anchored_sums: Callable[..., Sums]
-    close: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    close: Callable[..., None]
     linear_logp: Callable[..., tuple[Tensor, Tensor]]
     rows_at_once: Callable[[Tensor], int]
     """Rows of one call of ``anchored_sums``, for a head."""
