@@ -155,21 +155,29 @@ def run_batch(
     os.close(options["requests"])
     os.close(options["answers"])
     serial = request["serial"]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what it prints before it dies is kept
     try:
         if options["level"] != "weak":
             no_processes()
         reply = json.dumps({"serial": serial, "ok": function(request["event"], context)})
-    except (Exception, SystemExit):
-        reply = json.dumps({"serial": serial, "error": traceback.format_exc(limit=-3)[-LONGEST_ERROR:]})
+    except (Exception, SystemExit) as error:
+        text = traceback.format_exc(limit=-3)[-LONGEST_ERROR:]
+        named = {"type": type(error).__name__, "message": str(error)[-LONGEST_ERROR:]}
+        reply = json.dumps({"serial": serial, "error": text, **named})
     with os.fdopen(write_to, "wb") as pipe:
         pipe.write(reply.encode() + b"\n")
     sys.stdout.flush()
     os._exit(0)
 
 
+def count(event: Any) -> int:
+    """Samples in an event."""
+    return len(event) if isinstance(event, list) else 1
+
+
 def answer(function: Callable[[Any, Any], Any], request: Any, context: Any, options: dict[str, Any]) -> bytes:
     """One reply line, from a fork of this process that ends with it."""
-    most = MOST_BYTES + MOST_BYTES_EACH * len(request["event"])
+    most = MOST_BYTES + MOST_BYTES_EACH * count(request["event"])
     read_from, write_to = os.pipe()
     try:
         child = os.fork()

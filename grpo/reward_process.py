@@ -22,11 +22,16 @@ GRACE_S = 2.0
 
 
 class CallFailed(Exception):
-    """One call of the reward function failed; ``timed_out`` says whether it was too slow."""
+    """One call of the reward function failed; ``timed_out`` says whether it was too slow.
 
-    def __init__(self, reason: str, timed_out: bool = False) -> None:
+    ``kind`` and ``message`` are those of an exception of the function's own.
+    """
+
+    def __init__(
+        self, reason: str, timed_out: bool = False, *, kind: str | None = None, message: str | None = None
+    ) -> None:
         super().__init__(reason)
-        self.timed_out = timed_out
+        self.timed_out, self.kind, self.message = timed_out, kind, message
 
 
 class ProcessFunction:
@@ -50,12 +55,12 @@ class ProcessFunction:
             self.close()
             raise RewardError(f"{code}: cannot be loaded:\n{error}") from None
 
-    def call(self, events: list[dict[str, Any]]) -> Any:
-        """What the handler returns for a batch. Raises CallFailed."""
+    def call(self, events: Any) -> Any:
+        """What the handler returns for a batch, or for any one event. Raises CallFailed."""
         if self._process is None:
             self._start()
         self._serial += 1
-        self._most = reward_host.MOST_BYTES * 2 + reward_host.MOST_BYTES_EACH * len(events)
+        self._most = reward_host.MOST_BYTES * 2 + reward_host.MOST_BYTES_EACH * reward_host.count(events)
         request = {"serial": self._serial, "event": events, "timeout": self.config.timeout_s}
         return self._exchange(json.dumps(request).encode() + b"\n", self._serial)
 
@@ -151,7 +156,8 @@ class ProcessFunction:
             self.close()
             raise CallFailed("the reward process answered something else than what it was asked")
         if "error" in reply:
-            raise CallFailed(str(reply["error"]), timed_out=reply.get("timed_out") is True)
+            kind, message = (str(reply[name]) if name in reply else None for name in ("type", "message"))
+            raise CallFailed(str(reply["error"]), reply.get("timed_out") is True, kind=kind, message=message)
         return reply.get("ok")
 
     def _write(self, request: bytes) -> bytes:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
+from botocore.config import Config
 from openai import OpenAI
 
 KEY = "grpo-test-key"
@@ -108,6 +110,18 @@ class Served:
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout} s"
             time.sleep(0.1)
+
+
+def amazon(served: Served, service: str, region: str = "us-east-1", key: str = "any", secret: str = "thing") -> Any:
+    """An unmodified client of boto3's, with dummy credentials."""
+    return boto3.client(
+        service,
+        region_name=region,
+        endpoint_url=served.url.removesuffix("/v1"),
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(retries={"max_attempts": 1, "mode": "standard"}),
+    )
 
 
 def rows(count: int) -> bytes:

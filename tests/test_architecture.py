@@ -101,12 +101,15 @@ ONLY_IN = {
     "transformers": {"attention", "policy", "shapes", "standalone", "demo_model"},
     "typer": {"cli", "cli_data", "cli_engine", "cli_plan", "server/cli", "server/cli_jobs"},
     "matplotlib": {"plot"},
-    "httpx": {"connection", "reward_remote", "server/engines", "server/openai/inference"},
+    "httpx": {"connection", "reward_remote", "server/engines", "server/openai/inference", "server/aws/runtime"},
     "boto3": {"reward_remote"},
     "pyseccomp": {"syscalls"},
-    "sqlalchemy": {"server/store/*", "server/app", "server/supervisor"},
+    "sqlalchemy": {"server/store/*", "server/app", "server/supervisor", "server/aws/face"},
     "alembic": {"server/store/*"},
-    "fastapi": {"server/context", "server/app", "server/openai/*"},
+    "fastapi": {"server/context", "server/app", "server/openai/*", "server/aws/face", "server/aws/runtime"},
+    "moto": {"server/aws/*"},
+    "regex": {"server/aws/checks"},
+    "cbor2": {"server/aws/cbor"},
     "uvicorn": {"server/serve", "server/protocol"},
     "python_multipart": {"server/uploads"},
     "scipy": {"linefit", "flatness", "forecast"},
@@ -134,6 +137,7 @@ SERVER_ORDER = [
     "engines",
     "context",
     "openai",
+    "aws",
     "app",
     "protocol",
     "serve",
@@ -193,7 +197,7 @@ def test_every_file_has_its_place() -> None:
     found = [p.stem for p in ROOT.glob("grpo/*.py") if p.stem != "__init__"]
     assert sorted(ORDER) == sorted([*found, "server"])
     inside = [p.stem for p in ROOT.glob("grpo/server/*.py") if p.stem != "__init__"]
-    assert sorted(SERVER_ORDER) == sorted([*inside, "store", "openai"])
+    assert sorted(SERVER_ORDER) == sorted([*inside, "store", "openai", "aws"])
 
 
 def test_imports_point_one_way() -> None:
@@ -230,7 +234,16 @@ def test_libraries_stay_in_their_files() -> None:
 def test_kernels_know_nothing_of_the_rest() -> None:
     assert not (ROOT / "kernels" / "__init__.py").exists()
     names = {name.split(".")[0] for path in ROOT.glob("kernels/grpo_kernels/*.py") for _, name in imports(path)}
-    assert names <= {"torch", "triton", "typing", "collections", "dataclasses", "importlib", "grpo_kernels"}
+    assert names <= {
+        "torch",
+        "triton",
+        "typing",
+        "collections",
+        "dataclasses",
+        "importlib",
+        "functools",
+        "grpo_kernels",
+    }
 
 
 @pytest.mark.parametrize("module", LIGHT)

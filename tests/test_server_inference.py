@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 import torch
+from botocore.exceptions import ClientError
 from transformers import AutoModelForCausalLM
 
 from grpo import engine
@@ -15,7 +18,7 @@ from grpo.process_host import descendants
 
 import families
 from conftest import TEMPLATE, tiny_tokenizer
-from servers import Served, method, rows, wait_for
+from servers import Served, amazon, method, rows, wait_for
 
 pytestmark = [
     pytest.mark.engine,
@@ -200,3 +203,85 @@ def test_thoughts_have_events_of_their_own(tmp_path: Path) -> None:
         assert message.model_extra["reasoning"]
     finally:
         server.stop()
+
+
+def spoken(events: Iterable[dict[str, Any]]) -> str:
+    """The text of ConverseStream's events."""
+    return "".join(e["contentBlockDelta"]["delta"]["text"] for e in events if "contentBlockDelta" in e)
+
+
+def test_converse_says_what_chat_says(tuned) -> None:
+    """On a base model, a custom model's ARN and a deployment's, whole and streamed; boto3's parser reads the frames."""
+    server, client, job = tuned
+    runtime, bedrock = amazon(server, "bedrock-runtime"), amazon(server, "bedrock")
+    (model,) = bedrock.list_custom_models()["modelSummaries"]
+    deployed = bedrock.create_custom_model_deployment(modelDeploymentName="d", modelArn=model["modelArn"])
+    names = {"tiny": "tiny", model["modelArn"]: job.fine_tuned_model}
+    names |= {deployed["customModelDeploymentArn"]: job.fine_tuned_model}
+    said = [{"role": "user", "content": [{"text": "say 3"}]}]
+    limits = {"maxTokens": 6, "temperature": 0.0}
+    for theirs, ours in names.items():
+        wanted = client.chat.completions.create(model=ours, messages=ASK, temperature=0, max_tokens=6)
+        whole = runtime.converse(modelId=theirs, messages=said, inferenceConfig=limits)
+        assert whole["output"]["message"]["content"] == [{"text": wanted.choices[0].message.content}]
+        assert whole["stopReason"] == "max_tokens"
+        assert whole["usage"]["outputTokens"] == wanted.usage.completion_tokens == 6
+        events = list(runtime.converse_stream(modelId=theirs, messages=said, inferenceConfig=limits)["stream"])
+        assert spoken(events) == wanted.choices[0].message.content
+        assert events[0] == {"messageStart": {"role": "assistant"}}
+        assert events[-1]["metadata"]["usage"] == whole["usage"]
+
+
+def test_invoke_model_in_both_forms(tuned) -> None:
+    """OpenAI's, which Bedrock takes for GPT-OSS and Qwen, and Nova's; whole and streamed."""
+    server, client, _ = tuned
+    runtime = amazon(server, "bedrock-runtime")
+    wanted = client.chat.completions.create(model="tiny", messages=ASK, temperature=0, max_tokens=6)
+    text = wanted.choices[0].message.content
+    theirs = json.dumps({"messages": ASK, "temperature": 0, "max_tokens": 6})
+    nova = json.dumps(
+        {
+            "schemaVersion": "messages-v1",
+            "messages": [{"role": "user", "content": [{"text": "say 3"}]}],
+            "inferenceConfig": {"maxTokens": 6, "temperature": 0},
+        }
+    )
+    answer = json.loads(runtime.invoke_model(modelId="tiny", body=theirs)["body"].read())
+    assert answer["choices"][0]["message"]["content"] == text
+    answer = json.loads(runtime.invoke_model(modelId="tiny", body=nova)["body"].read())
+    assert answer["output"]["message"]["content"] == [{"text": text}]
+    chunks = runtime.invoke_model_with_response_stream(modelId="tiny", body=nova)["body"]
+    assert spoken(json.loads(chunk["chunk"]["bytes"]) for chunk in chunks) == text
+    chunks = runtime.invoke_model_with_response_stream(modelId="tiny", body=theirs)["body"]
+    parts = [json.loads(chunk["chunk"]["bytes"]) for chunk in chunks]
+    assert "".join(c["delta"].get("content") or "" for part in parts for c in part["choices"]) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [
+        ({"modelId": "no.model"}, "ValidationException", "stands for no local model"),
+        (
+            {"modelId": "tiny", "toolConfig": {"tools": [{"cachePoint": {"type": "default"}}]}},
+            "ValidationException",
+            "toolConfig",
+        ),
+        (
+            {"modelId": "tiny", "inferenceConfig": {"temperature": 7.0}},
+            "ValidationException",
+            "less than or equal to 1",
+        ),
+        (
+            {"modelId": "arn:aws:bedrock:us-east-1:123456789012:custom-model-deployment/aaaaaaaaaaaa"},
+            "ResourceNotFoundException",
+            "no deployment",
+        ),
+    ],
+)
+def test_what_converse_refuses(tuned, given: dict[str, Any], code: str, said: str) -> None:
+    server, _, _ = tuned
+    messages = [{"role": "user", "content": [{"text": "say 3"}]}]
+    with pytest.raises(ClientError) as refused:
+        amazon(server, "bedrock-runtime").converse(messages=messages, **given)
+    assert refused.value.response["Error"]["Code"] == code
+    assert said in str(refused.value)

@@ -100,7 +100,7 @@ max_tokens = 48
 rank = 16
 alpha = 32
 [update]
-tokens_per_microbatch = 1024
+tokens_per_microbatch = 4096
 [convergence]
 stop = false
 """)

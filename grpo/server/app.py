@@ -15,11 +15,12 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from grpo.errors import SetupError
 from grpo.sandbox import strongest
 from grpo.server import keys
+from grpo.server.aws.face import Face, meant, refused
 from grpo.server.catalogue import Catalogue
 from grpo.server.context import Server, known_query
 from grpo.server.engines import EnginePool
@@ -132,7 +133,8 @@ def create_app(opened: Opened) -> FastAPI:
     app.add_api_route("/healthz", health, methods=["GET"])
     _handle_errors(app)
     _describe(app)
-    app.add_middleware(Guard, gatekeeper=Gatekeeper(opened.settings, opened.key_sha256), render=render)
+    app.add_middleware(Faces, amazon=Face(opened.server))
+    app.add_middleware(Guard, gatekeeper=Gatekeeper(opened.settings, opened.key_sha256), render=refusal)
     if origins := opened.settings.allowed_origins:  # outside the guard: a browser asks first, without a key
         app.add_middleware(
             CORSMiddleware,
@@ -142,6 +144,18 @@ def create_app(opened: Opened) -> FastAPI:
             expose_headers=["x-request-id"],
         )
     return app
+
+
+class Faces:
+    """Amazon's APIs in front of OpenAI's, on one port."""
+
+    def __init__(self, app: ASGIApp, amazon: Face) -> None:
+        self.openai, self.amazon = app, amazon
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """By what the request says that it means."""
+        to_amazon = scope["type"] == "http" and meant(scope) is not None
+        await (self.amazon if to_amazon else self.openai)(scope, receive, send)
 
 
 def _describe(app: FastAPI) -> None:
@@ -159,6 +173,15 @@ def _describe(app: FastAPI) -> None:
 async def health() -> dict[str, str]:
     """The one route that needs no key."""
     return {"status": "ok"}
+
+
+def refusal(error: ApiError) -> ASGIApp:
+    """In the form of the API that was meant."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (refused(error) if meant(scope) else render(error))(scope, receive, send)
+
+    return answer
 
 
 def render(error: ApiError) -> ASGIApp:

@@ -18,6 +18,8 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 LONGEST_TOKEN_S = 43_200
 CLOCK_SKEW = timedelta(minutes=5)
 SERVICES = ("bedrock", "bedrock-mantle")
+ANY_REGION = ("s3", "lambda", "iam", "sts", "logs", "monitoring")
+"""Services that are the same for all regions here."""
 SIGNATURE = re.compile("[0-9a-f]{64}")
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -72,11 +74,13 @@ def check_header(
 ) -> None:
     """Raises BadSignature unless the Authorization header signs this request for this region, now.
 
-    ``path`` and ``query`` are as sent. The body's digest is the one the client states.
+    ``path`` and ``query`` are as sent. The body's digest is the one the client states. Bedrock's own API, unlike the
+    OpenAI one, is there for all regions.
     """
     words = headers["authorization"].removeprefix(ALGORITHM).strip().split(",")
     fields = dict(word.strip().partition("=")[::2] for word in words)
-    scope = _scope(fields.get("Credential", ""), region, SERVICES)
+    openai = path.startswith(("/v1/", "/openai/v1/"))
+    scope = _scope(fields.get("Credential", ""), region if openai else None, SERVICES + ANY_REGION)
     date = headers.get("x-amz-date", "")
     if not SIGNATURE.fullmatch(fields.get("Signature", "")):
         raise BadSignature("the header has no signature")
@@ -88,9 +92,10 @@ def check_header(
             raise BadSignature("the host must be signed, and the scope must have the date of X-Amz-Date")
         lines = "".join(f"{name}:{' '.join(headers.get(name, '').split())}\n" for name in names)
         pairs = sorted(pair.partition("=") for pair in query.split("&"))  # as sent: clients sign their own spelling
-        canonical = "&".join("".join(pair) for pair in pairs)
+        canonical = "&".join(f"{name}={value}" for name, _, value in pairs) if query else ""
+        canonical_path = path if scope[3] == "s3" else quote(path, safe="/-_.~")  # S3 alone signs it as it is sent
         body = headers.get("x-amz-content-sha256", EMPTY)
-        request = "\n".join([method, quote(path, safe="/-_.~"), canonical, lines, ";".join(names), body])
+        request = "\n".join([method, canonical_path, canonical, lines, ";".join(names), body])
         _compare(request, fields.get("Signature", ""), date, scope, known)
 
 
@@ -107,11 +112,11 @@ def _compare(request: str, signature: str, date: str, scope: list[str], known: C
         raise BadSignature("the signature does not match")
 
 
-def _scope(credential: str, region: str, services: tuple[str, ...]) -> list[str]:
+def _scope(credential: str, region: str | None, services: tuple[str, ...]) -> list[str]:
     scope = unquote_plus(credential).split("/")
     if len(scope) != 5 or scope[4] != "aws4_request" or scope[3] not in services:
         raise BadSignature(f"the credential scope must end in REGION/{services[-1]}/aws4_request")
-    if scope[2] != region:
+    if region is not None and scope[2] != region:
         raise BadSignature(f"signed for region {scope[2][:32]}, this server is {region}; see --region")
     return scope
 

@@ -120,3 +120,82 @@ class Function:
     environment: dict[str, str]
     network: bool
     created_at: int
+    runtime: str | None = None
+    """As Lambda's client named it; here it is the Python that runs the server."""
+    role: str | None = None
+    description: str | None = None
+    code_sha256: str | None = None
+    """In base64, of the archive or file that was registered."""
+    code_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    """What lies in a bucket under a key; its bytes lie in the data directory under ``blob``."""
+
+    bucket: str
+    key: str
+    blob: str
+    bytes: int
+    etag: str
+    content_type: str
+    metadata: dict[str, str]
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multipart:
+    """An object that arrives in parts."""
+
+    id: str
+    bucket: str
+    key: str
+    content_type: str
+    metadata: dict[str, str]
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One of them."""
+
+    multipart: str
+    number: int
+    blob: str
+    bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """A line that a function printed."""
+
+    group: str
+    stream: str
+    at_ms: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Customization:
+    """What Bedrock's native API keeps of a job beside the job itself."""
+
+    job_id: str
+    name: str
+    model_name: str
+    region: str
+    request: dict[str, Any]
+    """As it came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A tuned model under a name to call it by."""
+
+    id: str
+    name: str
+    model_arn: str
+    region: str
+    description: str | None
+    created_at: int
+    updated_at: int

@@ -69,7 +69,8 @@ class DataDirectory:
         self.files = self.root / "files"
         self.jobs = self.root / "jobs"
         self.functions = self.root / "functions"
-        for directory in (self.root, self.files, self.jobs, self.functions):
+        self.objects = self.root / "objects"
+        for directory in (self.root, self.files, self.jobs, self.functions, self.objects):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(directory, 0o700)
 

@@ -57,6 +57,8 @@ class Supervisor:
         self._not_before: dict[str, float] = {}
         self._wake = threading.Event()
         self._closing = False
+        self.ended: list[Callable[[Job], None]] = []
+        """Called with each job that has come to its end, in the supervisor's thread."""
         self._thread = threading.Thread(target=self._run, name="supervisor")
 
     def start(self) -> None:
@@ -230,4 +232,7 @@ class Supervisor:
             told["end"] = event(job, "The job has successfully completed")
         else:
             told["end"] = event(job, f"The job failed: {changes['error']['message']}", level="error")
-        self.store.jobs.move(job, status, told=told, finished_at=int(time.time()), **changes)
+        moved = self.store.jobs.move(job, status, told=told, finished_at=int(time.time()), **changes)
+        if moved:
+            for listener in self.ended:
+                listener(moved)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError
 from grpo.errors import GrpoError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in ``migrations``."""
 BUSY_MS = 10_000
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from grpo.server.records import Function
@@ -33,3 +33,8 @@ class Functions:
         """By name."""
         with self.database.read() as connection:
             return [Function(**r._mapping) for r in connection.execute(select(functions).order_by(functions.c.name))]
+
+    def delete(self, name: str) -> bool:
+        """Whether there was one; its code stays for the jobs that use it."""
+        with self.database.write() as connection:
+            return connection.execute(delete(functions).where(functions.c.name == name)).rowcount > 0

@@ -46,6 +46,13 @@ class Jobs:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
         return Job(**fields(row)) if row else None
 
+    def beginning(self, beginning: str) -> Job | None:
+        """The job whose id begins so, if there is one."""
+        query = select(jobs).where(jobs.c.id.startswith(beginning, autoescape=True)).order_by(jobs.c.serial)
+        with self.database.read() as connection:
+            row = connection.execute(query).first()
+        return Job(**fields(row)) if row else None
+
     def page(
         self, *, after: str | None, limit: int, metadata: dict[str, str] | None, without_metadata: bool = False
     ) -> tuple[list[Job], bool]:

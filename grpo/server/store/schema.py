@@ -114,6 +114,11 @@ functions = Table(
     Column("environment", JSON, nullable=False),
     Column("network", Boolean, nullable=False),
     Column("created_at", Integer, nullable=False),
+    Column("runtime", String),
+    Column("role", String),
+    Column("description", String),
+    Column("code_sha256", String),
+    Column("code_bytes", Integer),
 )
 
 idempotency = Table(
@@ -123,4 +128,87 @@ idempotency = Table(
     Column("request", String, nullable=False),
     Column("object_id", String, nullable=False),
     Column("created_at", Integer, nullable=False),
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("created_at", Integer, nullable=False),
+)
+
+objects = Table(
+    "objects",
+    metadata,
+    Column("bucket", String, ForeignKey("buckets.name"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("blob", String, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("etag", String, nullable=False),
+    Column("content_type", String, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+multiparts = Table(
+    "multiparts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("bucket", String, ForeignKey("buckets.name"), nullable=False),
+    Column("key", String, nullable=False),
+    Column("content_type", String, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("created_at", Integer, nullable=False),
+)
+
+parts = Table(
+    "parts",
+    metadata,
+    Column("multipart", String, ForeignKey("multiparts.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("blob", String, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("etag", String, nullable=False),
+)
+
+log_lines = Table(
+    "log_lines",
+    metadata,
+    Column("serial", Integer, primary_key=True),
+    Column("group", String, nullable=False),
+    Column("stream", String, nullable=False),
+    Column("at_ms", Integer, nullable=False),
+    Column("message", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("lines_of_stream", log_lines.c.group, log_lines.c.stream, log_lines.c.serial)
+
+customizations = Table(
+    "customizations",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id"), primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("model_name", String, nullable=False, unique=True),
+    Column("region", String, nullable=False),
+    Column("request", JSON, nullable=False),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("model_arn", String, nullable=False),
+    Column("region", String, nullable=False),
+    Column("description", String),
+    Column("created_at", Integer, nullable=False),
+    Column("updated_at", Integer, nullable=False),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("arn", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
 )

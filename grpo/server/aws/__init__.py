@@ -1,0 +1,1 @@
+"""Amazon's own APIs, by the names and shapes of botocore's service models."""

@@ -1,0 +1,158 @@
+"""Amazon's APIs on the server's one port: which service a request means, its operation, its answer.
+
+A request says its service in the scope of its signature; with a bearer token it can only mean Bedrock. Operations run
+in threads; moto's request and response classes carry the bytes.
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from fastapi.concurrency import run_in_threadpool
+from moto.core.request import Request
+from sqlalchemy.exc import OperationalError
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as Incoming
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from grpo.server.aws import moto_services, wire
+from grpo.server.aws.bedrock import Jobs
+from grpo.server.aws.blobs import Blobs
+from grpo.server.aws.cloudwatch import CloudWatch
+from grpo.server.aws.customization import Intake
+from grpo.server.aws.delivery import Delivery
+from grpo.server.aws.errors import AwsError, of_api, unknown_operation
+from grpo.server.aws.invocation import Invoker
+from grpo.server.aws.lambda_ import Lambda
+from grpo.server.aws.logs import Logs
+from grpo.server.aws.models import Models
+from grpo.server.aws.runtime import Runtime
+from grpo.server.aws.s3 import S3
+from grpo.server.aws.s3_parts import S3Parts
+from grpo.server.aws.s3_rules import dechunked
+from grpo.server.aws.wire import Answer, Call
+from grpo.server.context import Server
+from grpo.server.errors import ApiError
+
+Operation = Callable[[Call], dict[str, Any]]
+CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/(?P<region>[a-z0-9-]{1,32})/(?P<signed>[a-z0-9-]{1,32})/aws4_request")
+SIGNED = {name: name for name in ("s3", "lambda", "iam", "sts", "logs", "bedrock")} | {"monitoring": "cloudwatch"}
+"""What a signature names → the service in botocore."""
+OPENAI = ("/v1/", "/openai/v1/", "/healthz")
+
+log = structlog.get_logger()
+
+
+def meant(scope: Scope) -> tuple[str, str] | None:
+    """Service and region of a request to one of Amazon's APIs; None for any other."""
+    authorization = Headers(scope=scope).get("authorization", "")
+    match = CREDENTIAL.search(authorization)
+    if match and match["signed"] in SIGNED and not (match["signed"] == "bedrock" and scope["path"].startswith(OPENAI)):
+        runtime = match["signed"] == "bedrock" and scope["path"].startswith("/model/")
+        return "bedrock-runtime" if runtime else SIGNED[match["signed"]], match["region"]
+    return None
+
+
+class Face:
+    """An ASGI application."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        blobs = Blobs(server.data.objects)
+        blobs.sweep(server.store.objects.blobs())
+        jobs = Jobs(server, Intake(server, blobs))
+        models = Models(server, jobs)
+        s3, invoker = S3(server.store, blobs), Invoker(server.store, server.graders)
+        moto_services.prepare()
+        self.runtime = Runtime(server, models)
+        delivery = Delivery(server, blobs)
+        delivery.overdue()
+        server.supervisor.ended.append(delivery.deliver)
+        self.services: Mapping[str, Mapping[str, Operation]] = {
+            "s3": {**s3.operations(), **S3Parts(s3).operations()},
+            "lambda": Lambda(server.store, server.data, invoker, s3).operations(),
+            "logs": Logs(server.store).operations(),
+            "cloudwatch": CloudWatch(jobs).operations(),
+            "bedrock": {**jobs.operations(), **models.operations()},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        found = meant(scope)
+        assert found is not None
+        service, region = found
+        incoming = Incoming(scope, receive)
+        problem: AwsError | None = None
+        try:
+            body = await incoming.body()
+        except ClientDisconnect:
+            return
+        except ApiError as error:  # the guard counted more than it allows, or another digest
+            body, problem = b"", of_api(error)
+        request = as_moto(incoming, body)
+        if service == "bedrock-runtime":
+            response = await self.infer(request, region, problem)
+        else:
+            answer = await run_in_threadpool(self.answer, service, request, region, problem)
+            response = Response(answer.body, answer.status, answer.headers)
+        response.headers["x-amzn-RequestId"] = str(uuid.uuid4())
+        await response(scope, receive, send)
+
+    async def infer(self, request: Request, region: str, problem: AwsError | None) -> Response:
+        """The answer of bedrock-runtime, which may be a stream."""
+        try:
+            if problem:
+                raise problem
+            return await self.runtime.answer(await run_in_threadpool(wire.read, "bedrock-runtime", request, region))
+        except AwsError as error:
+            told = wire.refuse("bedrock-runtime", request, error)
+            return Response(told.body, told.status, told.headers)
+
+    def answer(self, service: str, request: Request, region: str, problem: AwsError | None = None) -> Answer:
+        """The answer to a request that may have a problem already."""
+        try:
+            if problem:
+                raise problem
+            if service in moto_services.RESPONSES:
+                return moto_services.answer(service, request)
+            call = wire.read(service, request, region)
+            operation = self.services[service].get(call.operation.name)
+            if operation is None:
+                raise unknown_operation(service, call.operation.name)
+            return wire.write(call, operation(call))
+        except ApiError as error:
+            return wire.refuse(service, request, of_api(error))
+        except AwsError as error:
+            return wire.refuse(service, request, error)
+        except (OSError, OperationalError) as error:
+            log.error("disk", error=str(error).splitlines()[0])
+            return wire.refuse(service, request, AwsError("InternalServerException", "the disk is full or fails", 500))
+        except Exception as error:
+            log.exception("unexpected", path=request.path, error=repr(error))
+            return wire.refuse(service, request, AwsError("InternalServerException", "see the server's log", 500))
+
+
+def refused(error: ApiError) -> ASGIApp:
+    """An answer to a request that did not come past the guard."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        found = meant(scope)
+        assert found is not None
+        told = wire.refuse(found[0], as_moto(Incoming(scope, receive), b""), of_api(error))
+        await Response(told.body, told.status, told.headers)(scope, receive, send)
+
+    return answer
+
+
+def as_moto(incoming: Incoming, body: bytes) -> Request:
+    """With the path as it was sent, and without the framing of S3's chunks."""
+    if "aws-chunked" in incoming.headers.get("content-encoding", ""):
+        body = dechunked(body)
+    path = incoming.scope["raw_path"].decode("latin-1")
+    query = incoming.scope["query_string"].decode("latin-1")
+    url = f"http://{incoming.headers.get('host', 'localhost')}{path}" + (f"?{query}" if query else "")
+    return Request.from_primitives(incoming.method, url, incoming.headers, body)

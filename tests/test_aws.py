@@ -1,0 +1,369 @@
+"""Amazon's APIs with boto3 itself, unmodified, over a real socket: credentials are dummies, the endpoint is ours."""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from servers import Served
+from servers import amazon as client
+
+REWARD = """
+import json, os
+
+def lambda_handler(event, context):
+    print("scoring", len(event), "for", os.environ.get("WHO"))
+    if event == "fail":
+        raise ValueError("no such thing")
+    if event == "leave":
+        os._exit(3)
+    return [{"id": s["id"], "aggregate_reward_score": score(s["messages"][-1]["content"])} for s in event]
+
+def score(text):
+    return round(sum(c.isalpha() for c in text) / (len(text) or 1), 3)
+"""
+BUCKET = "training-data"
+ROLE = "arn:aws:iam::123456789012:role/Bedrock"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Served]:
+    served = Served(
+        tmp_path_factory.mktemp("aws") / "data", tiny_model, "--map", f"amazon.nova-2-lite-v1:0={tiny_model}"
+    )
+    yield served
+    served.stop()
+
+
+def code_of(error: pytest.ExceptionInfo[ClientError]) -> str:
+    return str(error.value.response["Error"]["Code"])
+
+
+def zipped(source: str = REWARD, name: str = "reward.py") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, source)
+    return out.getvalue()
+
+
+def test_who_am_i_and_roles(served: Served) -> None:
+    assert client(served, "sts").get_caller_identity()["Account"] == "123456789012"
+    iam = client(served, "iam")
+    allowed = {"Effect": "Allow", "Principal": {"Service": "bedrock.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    made = iam.create_role(RoleName="Bedrock", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    assert made == ROLE
+    with pytest.raises(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName="Bedrock", AssumeRolePolicyDocument=trust)
+    policy = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+    iam.attach_role_policy(RoleName="Bedrock", PolicyArn=policy)
+    granted = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::b/*"]}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [granted]})
+    iam.put_role_policy(RoleName="Bedrock", PolicyName="p", PolicyDocument=document)
+    assert iam.get_role(RoleName="Bedrock")["Role"]["Arn"] == made
+
+
+def test_objects(served: Served, tmp_path: Path) -> None:
+    s3 = client(served, "s3")
+    s3.create_bucket(Bucket="objects")
+    assert "objects" in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+    keys = ["a/1 ü+&%.txt", "a/2.txt", "b.txt", "c/d/e.txt"]
+    for key in keys:
+        s3.put_object(Bucket="objects", Key=key, Body=key.encode(), Metadata={"who": "me"}, ContentType="text/plain")
+    got = s3.get_object(Bucket="objects", Key=keys[0])
+    assert got["Body"].read() == keys[0].encode()
+    assert (got["Metadata"], got["ContentType"]) == ({"who": "me"}, "text/plain")
+    assert s3.get_object(Bucket="objects", Key="b.txt", Range="bytes=1-2")["Body"].read() == b".t"
+    assert s3.head_object(Bucket="objects", Key="b.txt")["ContentLength"] == 5
+    listed = s3.list_objects_v2(Bucket="objects", Delimiter="/")
+    assert [entry["Key"] for entry in listed["Contents"]] == ["b.txt"]
+    assert [entry["Prefix"] for entry in listed["CommonPrefixes"]] == ["a/", "c/"]
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="objects", PaginationConfig={"PageSize": 1})
+    assert [entry["Key"] for page in pages for entry in page["Contents"]] == keys
+    s3.copy_object(Bucket="objects", Key="copy", CopySource={"Bucket": "objects", "Key": keys[0]})
+    assert s3.get_object(Bucket="objects", Key="copy")["Body"].read() == keys[0].encode()
+    with pytest.raises(ClientError) as missing:
+        s3.head_object(Bucket="objects", Key="none")
+    assert code_of(missing) == "404"
+    with pytest.raises(s3.exceptions.NoSuchKey):
+        s3.get_object(Bucket="objects", Key="none")
+    with pytest.raises(s3.exceptions.NoSuchBucket):
+        s3.list_objects_v2(Bucket="nowhere")
+    with pytest.raises(ClientError) as full:
+        s3.delete_bucket(Bucket="objects")
+    assert code_of(full) == "BucketNotEmpty"
+    s3.delete_objects(Bucket="objects", Delete={"Objects": [{"Key": key} for key in [*keys, "copy"]]})
+    s3.delete_bucket(Bucket="objects")
+
+
+def test_large_files_come_in_parts(served: Served, tmp_path: Path) -> None:
+    """upload_file sends more than 8 MiB in parts; an object's tag then ends in their number."""
+    s3 = client(served, "s3")
+    s3.create_bucket(Bucket="large")
+    content = bytes(range(256)) * 40_000
+    (tmp_path / "large").write_bytes(content)
+    s3.upload_file(str(tmp_path / "large"), "large", "in/parts")
+    assert s3.head_object(Bucket="large", Key="in/parts")["ETag"].endswith('-2"')
+    s3.download_file("large", "in/parts", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == content
+    upload = s3.create_multipart_upload(Bucket="large", Key="broken")["UploadId"]
+    s3.upload_part(Bucket="large", Key="broken", UploadId=upload, PartNumber=1, Body=b"x")
+    s3.abort_multipart_upload(Bucket="large", Key="broken", UploadId=upload)
+    with pytest.raises(ClientError) as gone:
+        s3.list_parts(Bucket="large", Key="broken", UploadId=upload)
+    assert code_of(gone) == "NoSuchUpload"
+
+
+def test_a_function_runs_and_fails_as_lambda_says(served: Served) -> None:
+    functions, logs = client(served, "lambda"), client(served, "logs")
+    with pytest.raises(functions.exceptions.ResourceNotFoundException):
+        functions.get_function(FunctionName="reward")
+    made = functions.create_function(
+        FunctionName="reward",
+        Runtime="python3.11",
+        Role=ROLE,
+        Handler="reward.lambda_handler",
+        Code={"ZipFile": zipped()},
+        Timeout=30,
+        MemorySize=512,
+        Environment={"Variables": {"WHO": "us"}},
+    )
+    functions.get_waiter("function_active_v2").wait(FunctionName="reward")
+    assert functions.get_function(FunctionName=made["FunctionArn"])["Configuration"]["Timeout"] == 30
+    sample = [{"id": "1", "messages": [{"role": "assistant", "content": "ab12"}]}]
+    answer = functions.invoke(FunctionName="reward", Payload=json.dumps(sample), LogType="Tail")
+    assert json.loads(answer["Payload"].read()) == [{"id": "1", "aggregate_reward_score": 0.5}]
+    assert "FunctionError" not in answer
+    failed = functions.invoke(FunctionName="reward", Payload=json.dumps("fail"))
+    body = json.loads(failed["Payload"].read())
+    assert (failed["StatusCode"], failed["FunctionError"]) == (200, "Unhandled")
+    assert (body["errorType"], body["errorMessage"]) == ("ValueError", "no such thing")
+    assert "lambda_handler" in "".join(body["stackTrace"])
+    left = json.loads(functions.invoke(FunctionName="reward", Payload=json.dumps("leave"))["Payload"].read())
+    assert left["errorType"] == "Runtime.ExitError"
+    (group,) = logs.describe_log_groups(logGroupNamePrefix="/aws/lambda/reward")["logGroups"]
+    (stream,) = logs.describe_log_streams(logGroupName=group["logGroupName"])["logStreams"]
+    lines = logs.get_log_events(logGroupName=group["logGroupName"], logStreamName=stream["logStreamName"])["events"]
+    assert "scoring 1 for us" in [line["message"] for line in lines]
+    found = logs.filter_log_events(logGroupName=group["logGroupName"], filterPattern="scoring us")["events"]
+    assert len(found) == 3
+
+
+def test_code_and_configuration_change(served: Served) -> None:
+    functions = client(served, "lambda")
+    functions.create_function(
+        FunctionName="changing",
+        Runtime="python3.12",
+        Role=ROLE,
+        Handler="reward.lambda_handler",
+        Code={"ZipFile": zipped("def lambda_handler(event, context):\n    return 1\n")},
+    )
+    assert functions.get_function_configuration(FunctionName="changing")["Timeout"] == 3
+    functions.update_function_configuration(FunctionName="changing", Timeout=9)
+    other = zipped("def lambda_handler(event, context):\n    return 2\n")
+    functions.update_function_code(FunctionName="changing", ZipFile=other)
+    functions.get_waiter("function_updated_v2").wait(FunctionName="changing")
+    assert functions.invoke(FunctionName="changing", Payload=b"{}")["Payload"].read() == b"2"
+    assert functions.get_function_configuration(FunctionName="changing")["Timeout"] == 9
+    assert "changing" in [f["FunctionName"] for f in functions.list_functions()["Functions"]]
+    functions.delete_function(FunctionName="changing")
+    with pytest.raises(functions.exceptions.ResourceNotFoundException):
+        functions.invoke(FunctionName="changing", Payload=b"{}")
+
+
+def job(name: str, arn: str, **more: Any) -> dict[str, Any]:
+    """The request that AWS's notebooks send, on a smaller scale."""
+    asked = {"batchSize": 16, "epochCount": 1, "evalInterval": 1, "inferenceMaxTokens": 8, "learningRate": 5e-5}
+    asked |= {"maxPromptLength": 310, "reasoningEffort": "high", "trainingSamplePerPrompt": 2}
+    grader = {"lambdaGrader": {"lambdaArn": arn}}
+    return {
+        "jobName": name,
+        "customModelName": f"model-{name}",
+        "roleArn": ROLE,
+        "baseModelIdentifier": "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-2-lite-v1:0:256k",
+        "customizationType": "REINFORCEMENT_FINE_TUNING",
+        "trainingDataConfig": {"s3Uri": f"s3://{BUCKET}/train.jsonl"},
+        "validationDataConfig": {"validators": [{"s3Uri": f"s3://{BUCKET}/val.jsonl"}]},
+        "outputDataConfig": {"s3Uri": f"s3://{BUCKET}/out/"},
+        "customizationConfig": {"rftConfig": {"graderConfig": grader, "hyperParameters": asked}},
+    } | more
+
+
+@pytest.fixture(scope="module")
+def ready(served: Served) -> str:
+    """Data in a bucket and a reward function; the function's ARN."""
+    s3, functions = client(served, "s3"), client(served, "lambda")
+    s3.create_bucket(Bucket=BUCKET)
+    rows = [{"messages": [{"role": "user", "content": f"Say {n}"}], "reference_answer": {"n": n}} for n in range(32)]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    for key in ("train.jsonl", "val.jsonl"):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+    s3.put_object(Bucket=BUCKET, Key="bad.jsonl", Body=b'{"no": "messages"}\n')
+    made = functions.create_function(
+        FunctionName="scorer",
+        Runtime="python3.11",
+        Role=ROLE,
+        Handler="reward.lambda_handler",
+        Code={"ZipFile": zipped()},
+        Timeout=60,
+    )
+    return str(made["FunctionArn"])
+
+
+def test_a_job_runs_to_its_end(served: Served, ready: str) -> None:
+    """Two steps of a tiny model; the OpenAI API shows the same job, under the same identity."""
+    bedrock = client(served, "bedrock")
+    arn = bedrock.create_model_customization_job(**job("first", ready))["jobArn"]
+    deadline = time.monotonic() + 120
+    while (found := bedrock.get_model_customization_job(jobIdentifier="first"))["status"] == "InProgress":
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    assert (found["status"], found["jobArn"]) == ("Completed", arn), found
+    assert found["statusDetails"]["trainingDetails"]["status"] == "Completed"
+    assert ":custom-model/" in found["outputModelArn"]
+    assert isinstance(found["trainingMetrics"]["trainingLoss"], float)
+    (same,) = served.client().fine_tuning.jobs.list().data
+    assert same.status == "succeeded"
+    assert arn.endswith(same.id.removeprefix("ftjob-")[:12])
+    (listed,) = bedrock.list_model_customization_jobs(nameContains="fir")["modelCustomizationJobSummaries"]
+    assert (listed["jobName"], listed["status"]) == ("first", "Completed")
+    outputs = client(served, "s3").list_objects_v2(Bucket=BUCKET, Prefix="out/first/")["Contents"]
+    left = [entry["Key"].removeprefix("out/first/") for entry in outputs]
+    assert {"adapter/adapter_model.safetensors", "metrics.jsonl", "result.json"} <= set(left), left
+    with pytest.raises(ClientError) as twice:
+        bedrock.create_model_customization_job(**job("first", ready))
+    assert code_of(twice) == "ConflictException"
+    with pytest.raises(ClientError) as over:
+        bedrock.stop_model_customization_job(jobIdentifier=arn)
+    assert code_of(over) == "ConflictException"
+
+
+def test_the_same_token_makes_one_job_and_stop_stops_it(served: Served, ready: str) -> None:
+    bedrock = client(served, "bedrock")
+    asked = job("second", ready, clientRequestToken="token-1")
+    first = bedrock.create_model_customization_job(**asked)["jobArn"]
+    assert bedrock.create_model_customization_job(**asked)["jobArn"] == first
+    bedrock.stop_model_customization_job(jobIdentifier=first)
+    deadline = time.monotonic() + 60
+    while (status := bedrock.get_model_customization_job(jobIdentifier=first)["status"]) == "Stopping":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert status == "Stopped"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"jobName": "-" * 60 + "!"}, "at 'jobName' failed to satisfy constraint: Member must satisfy regular expr"),
+        ({"jobName": "a" * 64}, "Member must have length less than or equal to 63"),
+        ({"customizationType": "BAD"}, "Member must satisfy enum value set: [FINE_TUNING"),
+        ({"customizationType": "FINE_TUNING"}, "only REINFORCEMENT_FINE_TUNING is implemented"),
+        ({"trainingDataConfig": {"s3Uri": f"s3://{BUCKET}/none"}}, "there is no object at"),
+        ({"trainingDataConfig": {"s3Uri": f"s3://{BUCKET}/bad.jsonl"}}, "trainingDataConfig.s3Uri: 1 unusable line"),
+        ({"baseModelIdentifier": "amazon.other-v1:0"}, "stands for no local model"),
+        ({"vpcConfig": {"subnetIds": ["subnet-12345678"], "securityGroupIds": ["sg-12345678"]}}, "vpcConfig is not"),
+    ],
+)
+def test_what_a_job_may_not_ask(served: Served, ready: str, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        client(served, "bedrock").create_model_customization_job(**job("refused", ready) | change)
+    assert code_of(refused) == "ValidationException"
+    assert said in str(refused.value)
+
+
+def test_bounds_that_boto3_does_not_check(served: Served, ready: str) -> None:
+    """By hand, from the service's model: batchSize to 512, learningRate to 1e-3, three efforts."""
+    asked = job("bounds", ready)
+    asked["customizationConfig"]["rftConfig"]["hyperParameters"] |= {
+        "batchSize": 10_000,
+        "learningRate": 1.0,
+        "reasoningEffort": "xx",
+    }
+    with pytest.raises(ClientError) as refused:
+        client(served, "bedrock").create_model_customization_job(**asked)
+    said, where = str(refused.value), "customizationConfig.rftConfig.hyperParameters"
+    assert "3 validation errors detected" in said
+    failed = "failed to satisfy constraint: Member must"
+    assert f"'10000' at '{where}.batchSize' {failed} have value less than or equal to 512" in said
+    assert f"'1.0' at '{where}.learningRate' {failed} have value less than or equal to 0.001" in said
+    assert f"'{where}.reasoningEffort' {failed} satisfy enum value set: [low, medium, high]" in said
+
+
+def test_the_models_of_a_job(served: Served, ready: str) -> None:
+    """After the first job: its model, a deployment, tags."""
+    bedrock = client(served, "bedrock", "eu-central-1")
+    bases = [one["modelId"] for one in bedrock.list_foundation_models()["modelSummaries"]]
+    assert "amazon.nova-2-lite-v1:0" in bases
+    (model,) = bedrock.list_custom_models()["modelSummaries"]
+    assert model["modelName"] == "model-first"
+    assert bedrock.get_custom_model(modelIdentifier="model-first")["modelArn"] == model["modelArn"]
+    made = bedrock.create_custom_model_deployment(
+        modelDeploymentName="live", modelArn=model["modelArn"], tags=[{"key": "team", "value": "us"}]
+    )["customModelDeploymentArn"]
+    assert bedrock.get_custom_model_deployment(customModelDeploymentIdentifier="live")["status"] == "Active"
+    assert bedrock.list_tags_for_resource(resourceARN=made)["tags"] == [{"key": "team", "value": "us"}]
+    bedrock.untag_resource(resourceARN=made, tagKeys=["team"])
+    assert bedrock.list_tags_for_resource(resourceARN=made)["tags"] == []
+    with pytest.raises(ClientError) as needed:
+        bedrock.delete_custom_model(modelIdentifier="model-first")
+    assert code_of(needed) == "ConflictException"
+    bedrock.delete_custom_model_deployment(customModelDeploymentIdentifier=made)
+    assert bedrock.list_custom_model_deployments()["modelDeploymentSummaries"] == []
+
+
+def test_metrics_of_a_job(served: Served, ready: str) -> None:
+    """Two steps of the first job; the same numbers as its events have."""
+    cloudwatch = client(served, "cloudwatch")
+    dimensions = [{"Name": "JobName", "Value": "first"}]
+    namespace = "AWS/Bedrock/ModelCustomization"
+    names = [
+        one["MetricName"] for one in cloudwatch.list_metrics(Namespace=namespace, Dimensions=dimensions)["Metrics"]
+    ]
+    assert {"critic_rewards_mean", "actor_pg_loss", "response_length_mean"} <= set(names)
+    now = time.time()
+    metric = {"Namespace": namespace, "MetricName": "critic_rewards_mean", "Dimensions": dimensions}
+    (job_id,) = [one.id for one in served.client().fine_tuning.jobs.list() if one.status == "succeeded"]
+    events = served.client().fine_tuning.jobs.list_events(job_id).data
+    rewards = [event.data["critic_rewards_mean"] for event in events if event.type == "metrics"]
+    asked = {"Id": "r", "MetricStat": {"Metric": metric, "Period": 86_400, "Stat": "Maximum"}}
+    (found,) = cloudwatch.get_metric_data(MetricDataQueries=[asked], StartTime=now - 86_400, EndTime=now + 60)[
+        "MetricDataResults"
+    ]
+    assert max(found["Values"]) == pytest.approx(max(rewards), abs=1e-12)
+    whole = cloudwatch.get_metric_statistics(
+        **metric, Period=172_800, Statistics=["SampleCount", "Sum"], StartTime=now - 86_400, EndTime=now + 60
+    )["Datapoints"]
+    assert sum(point["SampleCount"] for point in whole) == len(rewards) == 2
+    assert sum(point["Sum"] for point in whole) == pytest.approx(sum(rewards), abs=1e-12)
+
+
+def test_an_operation_we_lack_says_its_name(served: Served) -> None:
+    for service, call, name in (
+        ("bedrock", "list_guardrails", "ListGuardrails"),
+        ("lambda", "list_layers", "ListLayers"),
+        ("logs", "describe_queries", "DescribeQueries"),
+    ):
+        with pytest.raises(ClientError) as lacking:
+            getattr(client(served, service), call)()
+        assert name in str(lacking.value)
+        assert lacking.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+
+
+def test_all_of_it_survives_a_kill(served: Served, ready: str) -> None:
+    client(served, "s3").put_object(Bucket=BUCKET, Key="kept", Body=b"kept")
+    client(served, "lambda").invoke(FunctionName="scorer", Payload=b"[]")
+    served.kill()
+    served.start()
+    assert client(served, "s3").get_object(Bucket=BUCKET, Key="kept")["Body"].read() == b"kept"
+    assert client(served, "lambda").get_function(FunctionName="scorer")["Configuration"]["Role"] == ROLE
+    assert client(served, "logs").filter_log_events(logGroupName="/aws/lambda/scorer", filterPattern="scoring")[
+        "events"
+    ]
+    jobs = client(served, "bedrock").list_model_customization_jobs()["modelCustomizationJobSummaries"]
+    assert "first" in [one["jobName"] for one in jobs]
