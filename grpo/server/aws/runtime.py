@@ -5,7 +5,7 @@ docs.aws.amazon.com/bedrock/latest/APIReference, API_runtime_*; event streams ar
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,17 @@ async def invoke_events(answer: httpx.Response, started: float, nova: bool) -> A
 
 async def framed(call: Call, events: AsyncIterator[Given], stack: AsyncExitStack) -> AsyncIterator[bytes]:
     """As bytes; the engine counts as busy until the stream ends or the client has gone."""
-    shape, serializer = call.operation.output_shape, EventStreamJSONSerializer(call.operation)
-    encode: Callable[[Any], bytes] = EventStreamEncoder().encode_event
     async with stack:
         try:
             async for event in events:
-                for message in EventStream(iter([event]), shape, serializer):
-                    yield encode(message)
+                yield frame(call, event)
         except httpx.HTTPError:
-            problem = {"modelStreamErrorException": {"message": "the engine stopped in the middle of the answer"}}
-            for message in EventStream(iter([problem]), shape, serializer):
-                yield encode(message)
+            text = "the engine stopped in the middle of the answer"
+            yield frame(call, {"modelStreamErrorException": {"message": text}})
+
+
+def frame(call: Call, event: Given) -> bytes:
+    """One event of the operation's stream."""
+    shape = call.operation.output_shape
+    stream = EventStream({shape.event_stream_name: [event]}, shape, EventStreamJSONSerializer(call.operation))
+    return b"".join(EventStreamEncoder().encode_event(message) for message in stream)
