@@ -106,7 +106,7 @@ ONLY_IN = {
     "pyseccomp": {"syscalls"},
     "sqlalchemy": {"server/store/*", "server/app", "server/supervisor", "server/aws/face"},
     "alembic": {"server/store/*"},
-    "fastapi": {"server/context", "server/app", "server/openai/*", "server/aws/face", "server/aws/runtime"},
+    "fastapi": {"server/context", "server/app", "server/openai/*", "server/aws/*"},
     "moto": {"server/aws/*"},
     "regex": {"server/aws/checks"},
     "cbor2": {"server/aws/cbor"},
@@ -295,7 +295,7 @@ def test_nothing_dangerous() -> None:
 def test_broad_excepts_are_counted() -> None:
     """Somebody else's code is run in three places: the reward function (loading, calling) and a model's chat template.
 
-    The fourth keeps one job's bug from stopping the others.
+    The fourth keeps one job's bug from stopping the others, the fifth answers for a bug in Amazon's form.
     """
     found = []
     for path in SOURCES:
@@ -304,11 +304,11 @@ def test_broad_excepts_are_counted() -> None:
                 caught = ast.unparse(node.type) if node.type else "everything"
                 if caught == "everything" or "Exception" in caught.replace("(", " ").replace(",", " ").split():
                     found.append(path.name)
-    assert sorted(found) == ["prompts.py", "reward_host.py", "reward_host.py", "supervisor.py"]
+    assert sorted(found) == ["face.py", "prompts.py", "reward_host.py", "reward_host.py", "supervisor.py"]
 
 
 def test_the_order_is_the_documented_one() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     listed = [name for name in [*ORDER, *SERVER_ORDER] if not name.startswith("__")]
-    listed = [name for name in listed if name not in ("server", "store", "openai")]
+    listed = [name for name in listed if name not in ("server", "store", "openai", "aws")]
     assert [name for name in listed if f"{name}.py" not in text] == []

@@ -253,11 +253,29 @@ def test_g11_a_migration_backs_up_first(tmp_path: Path, monkeypatch: pytest.Monk
     store = Store(Database(path))
     store.jobs.add(make_job(1))
     store.database.close()
-    monkeypatch.setattr("grpo.server.store.database.HEAD", "0002")
+    monkeypatch.setattr("grpo.server.store.database.HEAD", "0003")
     Database(path).close()
-    (backup,) = tmp_path.glob("state.db.before-0002-*")
+    (backup,) = tmp_path.glob("state.db.before-0003-*")
     kept = sqlite3.connect(backup).execute("select id from jobs").fetchall()
     assert kept == [("ftjob-1",)]
+
+
+def test_g11_a_database_of_the_first_version_is_brought_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tables are made by its own migration; the job in it is there afterwards, and so are the new tables."""
+    from alembic import command
+
+    path, upgrade = tmp_path / "state.db", command.upgrade
+    with monkeypatch.context() as old:
+        old.setattr("grpo.server.store.database.HEAD", "0001")
+        old.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        store = Store(Database(path))
+        store.jobs.add(make_job(1))
+        assert store.database.revision() == "0001"
+        store.database.close()
+    store = Store(Database(path))
+    assert len(list(tmp_path.glob("state.db.before-0002-*"))) == 1
+    assert store.jobs.get("ftjob-1") is not None
+    assert store.objects.buckets() == {}
 
 
 def test_tables_are_those_of_the_migrations(tmp_path: Path) -> None:

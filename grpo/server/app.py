@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from grpo.errors import SetupError
 from grpo.sandbox import strongest
 from grpo.server import keys
-from grpo.server.aws.face import Face, meant, refused
+from grpo.server.aws import entry
 from grpo.server.catalogue import Catalogue
 from grpo.server.context import Server, known_query
 from grpo.server.engines import EnginePool
@@ -133,7 +133,7 @@ def create_app(opened: Opened) -> FastAPI:
     app.add_api_route("/healthz", health, methods=["GET"])
     _handle_errors(app)
     _describe(app)
-    app.add_middleware(Faces, amazon=Face(opened.server))
+    app.add_middleware(Faces, amazon=entry.Amazon(opened.server))
     app.add_middleware(Guard, gatekeeper=Gatekeeper(opened.settings, opened.key_sha256), render=refusal)
     if origins := opened.settings.allowed_origins:  # outside the guard: a browser asks first, without a key
         app.add_middleware(
@@ -149,12 +149,12 @@ def create_app(opened: Opened) -> FastAPI:
 class Faces:
     """Amazon's APIs in front of OpenAI's, on one port."""
 
-    def __init__(self, app: ASGIApp, amazon: Face) -> None:
+    def __init__(self, app: ASGIApp, amazon: entry.Amazon) -> None:
         self.openai, self.amazon = app, amazon
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """By what the request says that it means."""
-        to_amazon = scope["type"] == "http" and meant(scope) is not None
+        to_amazon = scope["type"] == "http" and entry.meant(scope) is not None
         await (self.amazon if to_amazon else self.openai)(scope, receive, send)
 
 
@@ -179,7 +179,10 @@ def refusal(error: ApiError) -> ASGIApp:
     """In the form of the API that was meant."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await (refused(error) if meant(scope) else render(error))(scope, receive, send)
+        if entry.meant(scope):
+            await entry.refuse(error, scope, receive, send)
+        else:
+            await render(error)(scope, receive, send)
 
     return answer
 

@@ -82,8 +82,7 @@ def close_sums(
 ):
     """Add up the parts of a row's three sums, from [3, T, J] to [3, T]. One program per row.
 
-    The whole sum, target included, must lie within low and high, and NaN counts as outside: else the anchor was so far
-    off that numbers were lost, and the row is done again, anchored at its maximum.
+    A row whose whole sum, target included, is not within low and high lost numbers: it is done again, from its maximum.
     """
     row = tl.program_id(0)
     place = tl.arange(0, PARTS)

@@ -1,10 +1,5 @@
-"""Amazon's APIs on the server's one port: which service a request means, its operation, its answer.
+"""Requests to Amazon's APIs: body, operation, answer. Operations run in threads, inference in the event loop."""
 
-A request says its service in the scope of its signature; with a bearer token it can only mean Bedrock. Operations run
-in threads; moto's request and response classes carry the bytes.
-"""
-
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,18 +8,17 @@ import structlog
 from fastapi.concurrency import run_in_threadpool
 from moto.core.request import Request
 from sqlalchemy.exc import OperationalError
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as Incoming
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from grpo.server.aws import moto_services, wire
 from grpo.server.aws.bedrock import Jobs
 from grpo.server.aws.blobs import Blobs
 from grpo.server.aws.cloudwatch import CloudWatch
 from grpo.server.aws.customization import Intake
-from grpo.server.aws.delivery import Delivery
+from grpo.server.aws.entry import meaning
 from grpo.server.aws.errors import AwsError, of_api, unknown_operation
 from grpo.server.aws.invocation import Invoker
 from grpo.server.aws.lambda_ import Lambda
@@ -39,22 +33,7 @@ from grpo.server.context import Server
 from grpo.server.errors import ApiError
 
 Operation = Callable[[Call], dict[str, Any]]
-CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/(?P<region>[a-z0-9-]{1,32})/(?P<signed>[a-z0-9-]{1,32})/aws4_request")
-SIGNED = {name: name for name in ("s3", "lambda", "iam", "sts", "logs", "bedrock")} | {"monitoring": "cloudwatch"}
-"""What a signature names → the service in botocore."""
-OPENAI = ("/v1/", "/openai/v1/", "/healthz")
-
 log = structlog.get_logger()
-
-
-def meant(scope: Scope) -> tuple[str, str] | None:
-    """Service and region of a request to one of Amazon's APIs; None for any other."""
-    authorization = Headers(scope=scope).get("authorization", "")
-    match = CREDENTIAL.search(authorization)
-    if match and match["signed"] in SIGNED and not (match["signed"] == "bedrock" and scope["path"].startswith(OPENAI)):
-        runtime = match["signed"] == "bedrock" and scope["path"].startswith("/model/")
-        return "bedrock-runtime" if runtime else SIGNED[match["signed"]], match["region"]
-    return None
 
 
 class Face:
@@ -63,15 +42,11 @@ class Face:
     def __init__(self, server: Server) -> None:
         self.server = server
         blobs = Blobs(server.data.objects)
-        blobs.sweep(server.store.objects.blobs())
         jobs = Jobs(server, Intake(server, blobs))
         models = Models(server, jobs)
         s3, invoker = S3(server.store, blobs), Invoker(server.store, server.graders)
         moto_services.prepare()
         self.runtime = Runtime(server, models)
-        delivery = Delivery(server, blobs)
-        delivery.overdue()
-        server.supervisor.ended.append(delivery.deliver)
         self.services: Mapping[str, Mapping[str, Operation]] = {
             "s3": {**s3.operations(), **S3Parts(s3).operations()},
             "lambda": Lambda(server.store, server.data, invoker, s3).operations(),
@@ -82,9 +57,7 @@ class Face:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
-        found = meant(scope)
-        assert found is not None
-        service, region = found
+        service, region = meaning(scope)
         incoming = Incoming(scope, receive)
         problem: AwsError | None = None
         try:
@@ -136,16 +109,11 @@ class Face:
             return wire.refuse(service, request, AwsError("InternalServerException", "see the server's log", 500))
 
 
-def refused(error: ApiError) -> ASGIApp:
-    """An answer to a request that did not come past the guard."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        found = meant(scope)
-        assert found is not None
-        told = wire.refuse(found[0], as_moto(Incoming(scope, receive), b""), of_api(error))
-        await Response(told.body, told.status, told.headers)(scope, receive, send)
-
-    return answer
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that did not come past the guard."""
+    service, _ = meaning(scope)
+    told = wire.refuse(service, as_moto(Incoming(scope, receive), b""), of_api(error))
+    await Response(told.body, told.status, told.headers)(scope, receive, send)
 
 
 def as_moto(incoming: Incoming, body: bytes) -> Request:
