@@ -12,7 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".cache" / "clients"
-OLDER_PYTHON = ("2.54.0", "3.54.0")
+PYTHON = {
+    "openai-2.54.0": "openai==2.54.0",
+    "openai-3.54.0": "openai==3.54.0",
+    "boto3-1.35.70": "boto3==1.35.70",
+    "awscli": "awscli==1.46.3",
+}
+"""Each with an environment of its own."""
 NODE = "openai@6"
 """The last major version for Node.js 20."""
 SOURCES = {"trl": "trl==1.16.0", "liger": "liger-kernel==0.8.5"}
@@ -21,12 +27,12 @@ SOURCES = {"trl": "trl==1.16.0", "liger": "liger-kernel==0.8.5"}
 
 def main() -> int:
     HOME.mkdir(parents=True, exist_ok=True)
-    for version in OLDER_PYTHON:
-        python = HOME / f"openai-{version}"
+    for name, package in PYTHON.items():
+        python = HOME / name
         if not (python / "ready").exists():
             shutil.rmtree(python, ignore_errors=True)
-            run("openai-python", [sys.executable, "-m", "venv", str(python)])
-            run("openai-python", [str(python / "bin" / "python"), "-m", "pip", "install", "-q", f"openai=={version}"])
+            run(name, [sys.executable, "-m", "venv", str(python)])
+            run(name, [str(python / "bin" / "python"), "-m", "pip", "install", "-q", package])
             (python / "ready").touch()
     node = HOME / "node"
     if shutil.which("npm") and not (node / "ready").exists():

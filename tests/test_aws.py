@@ -2,14 +2,25 @@
 
 import io
 import json
+import os
+import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from botocore.parsers import create_parser
+from botocore.serialize import create_serializer
 
 from servers import Served
 from servers import amazon as client
@@ -28,6 +39,8 @@ def lambda_handler(event, context):
 def score(text):
     return round(sum(c.isalpha() for c in text) / (len(text) or 1), 3)
 """
+ROOT = Path(__file__).resolve().parent.parent
+CLIENTS = ROOT / ".cache" / "clients"
 BUCKET = "training-data"
 ROLE = "arn:aws:iam::123456789012:role/Bedrock"
 
@@ -341,6 +354,105 @@ def test_metrics_of_a_job(served: Served, ready: str) -> None:
     )["Datapoints"]
     assert sum(point["SampleCount"] for point in whole) == len(rewards) == 2
     assert sum(point["Sum"] for point in whole) == pytest.approx(sum(rewards), abs=1e-12)
+
+
+def test_a_boto3_of_two_years_ago(served: Served, ready: str) -> None:
+    """Which speaks CloudWatch's query form; after the first job."""
+    python = CLIENTS / "boto3-1.35.70" / "bin" / "python"
+    words = [str(python), str(ROOT / "tests" / "clients" / "old_boto3.py"), served.url.removesuffix("/v1")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "first" in found.pop("jobs")
+    assert found.pop("points") >= 1
+    assert found == {"boto3": "1.35.70", "account": "123456789012", "object": "content", "answer": [3]}
+
+
+def aws(served: Served, *words: str) -> Any:
+    """The AWS CLI, with dummy credentials from the environment, as its users have them."""
+    environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-west-2"}
+    environment |= {"AWS_ENDPOINT_URL": served.url.removesuffix("/v1"), "PATH": os.environ["PATH"], "HOME": "/nowhere"}
+    command = [str(CLIENTS / "awscli" / "bin" / "aws"), "--output", "json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else done.stdout
+
+
+def test_the_aws_cli(served: Served, ready: str, tmp_path: Path) -> None:
+    """Unmodified, from PyPI; after the first job."""
+    (tmp_path / "up").write_text("up and down")
+    aws(served, "s3", "mb", "s3://from-cli")
+    aws(served, "s3", "cp", str(tmp_path / "up"), "s3://from-cli/a/b")
+    aws(served, "s3", "sync", "s3://from-cli", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "a" / "b").read_text() == "up and down"
+    aws(served, "s3", "rb", "--force", "s3://from-cli")
+    job = aws(served, "bedrock", "get-model-customization-job", "--job-identifier", "first")
+    assert job["status"] == "Completed"
+    aws(served, "lambda", "invoke", "--function-name", "scorer", "--payload", "[]", str(tmp_path / "answer"))
+    assert json.loads((tmp_path / "answer").read_text()) == []
+    metrics = aws(served, "cloudwatch", "list-metrics", "--dimensions", "Name=JobName,Value=first")["Metrics"]
+    assert "critic_rewards_mean" in [metric["MetricName"] for metric in metrics]
+    assert aws(served, "logs", "describe-log-groups")["logGroups"]
+
+
+def test_cloudwatch_in_cbor(served: Served, ready: str) -> None:
+    """As newer clients send it: written and read by botocore's own code for that protocol, signed by its signer."""
+    model = ServiceModel(Loader().load_service_model("cloudwatch", "service-2"), "cloudwatch")
+    operation = model.operation_model("GetMetricStatistics")
+    now = int(time.time())
+    asked = {
+        "Namespace": "AWS/Bedrock/ModelCustomization",
+        "MetricName": "critic_rewards_mean",
+        "Dimensions": [{"Name": "JobName", "Value": "first"}],
+        "Period": 172_800,
+        "Statistics": ["SampleCount"],
+        "StartTime": now - 86_400,
+        "EndTime": now + 60,
+    }
+    told = create_serializer("smithy-rpc-v2-cbor").serialize_to_request(asked, operation)
+    url = served.url.removesuffix("/v1") + told["url_path"]
+    request = AWSRequest(method="POST", url=url, data=told["body"], headers=told["headers"])
+    SigV4Auth(Credentials("a", "b"), "monitoring", "us-west-2").add_auth(request)
+    answer = httpx.post(url, content=told["body"], headers=dict(request.headers))
+    parts = {"status_code": answer.status_code, "headers": dict(answer.headers), "body": answer.content}
+    found = create_parser("smithy-rpc-v2-cbor").parse(parts, operation.output_shape)
+    assert sum(point["SampleCount"] for point in found["Datapoints"]) == 2
+    assert isinstance(found["Datapoints"][0]["Timestamp"], datetime)
+
+
+def test_signatures_are_verified_when_the_secret_is_known(tmp_path: Path, tiny_model: Path) -> None:
+    """botocore signs: keys that need quoting, queries without values, bodies in parts; a wrong secret is refused."""
+    known = {"GRPO_AWS_ACCESS_KEY_ID": "AKID", "GRPO_AWS_SECRET_ACCESS_KEY": "secret"}
+    served = Served(tmp_path / "data", tiny_model, environment=known)
+    try:
+        for service in ("s3", "lambda", "bedrock", "logs", "cloudwatch", "sts"):
+            right = client(served, service, key="AKID", secret="secret")
+            wrong = client(served, service, key="AKID", secret="other")
+            call = {
+                "s3": "list_buckets",
+                "lambda": "list_functions",
+                "bedrock": "list_model_customization_jobs",
+                "logs": "describe_log_groups",
+                "cloudwatch": "list_metrics",
+                "sts": "get_caller_identity",
+            }[service]
+            getattr(right, call)()
+            with pytest.raises(ClientError) as refused:
+                getattr(wrong, call)()
+            assert code_of(refused) == "UnrecognizedClientException", service
+            assert "does not match" in str(refused.value)
+        s3 = client(served, "s3", key="AKID", secret="secret")
+        s3.create_bucket(Bucket="signed")
+        s3.put_object(Bucket="signed", Key="a b/ü+&=%~.txt", Body=b"x")
+        upload = s3.create_multipart_upload(Bucket="signed", Key="parts")["UploadId"]
+        s3.list_parts(Bucket="signed", Key="parts", UploadId=upload)
+        assert s3.get_object(Bucket="signed", Key="a b/ü+&=%~.txt")["Body"].read() == b"x"
+        bedrock = client(served, "bedrock", key="AKID", secret="secret")
+        arn = "arn:aws:bedrock:us-east-1:123456789012:model-customization-job/local.tiny/aaaaaaaaaaaa"
+        with pytest.raises(bedrock.exceptions.ResourceNotFoundException):
+            bedrock.get_model_customization_job(jobIdentifier=arn)
+    finally:
+        served.stop()
 
 
 def test_an_operation_we_lack_says_its_name(served: Served) -> None:

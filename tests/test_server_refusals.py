@@ -115,7 +115,7 @@ def test_a_signed_header(fields: str, sent: datetime, message: str) -> None:
     headers = {"authorization": f"{aws_auth.ALGORITHM} {credential}, {fields}"}
     headers["x-amz-date"] = sent.strftime("%Y%m%dT%H%M%SZ")
     with pytest.raises(aws_auth.BadSignature, match=message):
-        aws_auth.check_header("GET", "/", "", headers, "us-east-1", KNOWN, NOW)
+        aws_auth.check_header("GET", "/", "", headers, aws_auth.EMPTY, "us-east-1", KNOWN, NOW)
 
 
 def zipped(path: Path, **files: str) -> Path:

@@ -68,14 +68,14 @@ def check_header(
     path: str,
     query: str,
     headers: Mapping[str, str],
+    body_sha256: str,
     region: str,
     known: Credentials | None,
     now: datetime,
 ) -> None:
     """Raises BadSignature unless the Authorization header signs this request for this region, now.
 
-    ``path`` and ``query`` are as sent. The body's digest is the one the client states. Bedrock's own API, unlike the
-    OpenAI one, is there for all regions.
+    ``path`` and ``query`` are as sent. Bedrock's own API, unlike the OpenAI one, is there for all regions.
     """
     words = headers["authorization"].removeprefix(ALGORITHM).strip().split(",")
     fields = dict(word.strip().partition("=")[::2] for word in words)
@@ -94,8 +94,7 @@ def check_header(
         pairs = sorted(pair.partition("=") for pair in query.split("&"))  # as sent: clients sign their own spelling
         canonical = "&".join(f"{name}={value}" for name, _, value in pairs) if query else ""
         canonical_path = path if scope[3] == "s3" else quote(path, safe="/-_.~")  # S3 alone signs it as it is sent
-        body = headers.get("x-amz-content-sha256", EMPTY)
-        request = "\n".join([method, canonical_path, canonical, lines, ";".join(names), body])
+        request = "\n".join([method, canonical_path, canonical, lines, ";".join(names), body_sha256])
         _compare(request, fields.get("Signature", ""), date, scope, known)
 
 

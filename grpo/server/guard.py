@@ -32,14 +32,27 @@ Render = Callable[[ApiError], ASGIApp]
 
 
 @dataclass(frozen=True, slots=True)
+class Signed:
+    """What a verified signature says of the body."""
+
+    sha256: str | None = None
+    """Its digest."""
+    verify: Callable[[str], None] | None = None
+    """Called with the digest of the whole body before anything is done with it. Raises BadSignature."""
+
+
+NOTHING = Signed()
+
+
+@dataclass(frozen=True, slots=True)
 class Gatekeeper:
     """Decides about one request by its head."""
 
     settings: Settings
     key_sha256: str
 
-    def check(self, scope: Scope) -> str | None:
-        """Raises the ApiError to answer with. Returns the SHA-256 that a verified signature says the body has."""
+    def check(self, scope: Scope) -> "Signed":
+        """Raises the ApiError to answer with. Returns what a signature says of the body."""
         headers = Headers(scope=scope)
         head = sum(len(name) + len(value) for name, value in scope["headers"])
         if len(scope["headers"]) > MOST_HEADERS or head > LONGEST_HEAD:
@@ -47,7 +60,7 @@ class Gatekeeper:
         self._check_host(headers.getlist("host"))
         self._check_origin(headers.getlist("origin"), headers.get("sec-fetch-site"))
         self._check_length(scope, headers)
-        return None if scope["path"] in OPEN else self._check_key(scope, headers)
+        return NOTHING if scope["path"] in OPEN else self._check_key(scope, headers)
 
     def _check_host(self, hosts: list[str]) -> None:
         match = HOST.match(hosts[0]) if len(hosts) == 1 else None
@@ -73,7 +86,7 @@ class Gatekeeper:
         uploads = uploads or LARGE.search(Headers(scope=scope).get("authorization", ""))
         return self.settings.largest_upload + 2**16 if uploads else self.settings.largest_body
 
-    def _check_key(self, scope: Scope, headers: Headers) -> str | None:
+    def _check_key(self, scope: Scope, headers: Headers) -> "Signed":
         authorization = headers.getlist("authorization")
         if len(authorization) != 1:
             raise Unauthorized(
@@ -84,7 +97,7 @@ class Gatekeeper:
         except BadSignature as problem:
             raise Unauthorized(f"not accepted: {problem}") from None
 
-    def _check_authorization(self, value: str, scope: Scope, headers: Headers) -> str | None:
+    def _check_authorization(self, value: str, scope: Scope, headers: Headers) -> "Signed":
         settings, now = self.settings, datetime.now(UTC)
         known = None
         if settings.aws_access_key_id and settings.aws_secret_access_key:
@@ -98,13 +111,26 @@ class Gatekeeper:
                 raise Unauthorized("this is not the key of this server")
         elif kind == aws_auth.ALGORITHM:
             self._check_unverified(known)
-            path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-            aws_auth.check_header(scope["method"], path, query, headers, settings.region, known, now)
-            stated = headers.get("x-amz-content-sha256", aws_auth.EMPTY)
-            return stated if known and DIGEST.fullmatch(stated) else None  # S3's clients may leave the body unsigned
+            return self._check_signature(scope, headers, known, now)
         else:
             raise Unauthorized("Authorization must be Bearer KEY or an AWS signature")
-        return None
+        return NOTHING
+
+    def _check_signature(self, scope: Scope, headers: Headers, known: Credentials | None, now: datetime) -> "Signed":
+        """At once where the body's digest is stated or there is no body; else once the body is there."""
+        path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+        bodiless = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        stated = headers.get("x-amz-content-sha256") or (aws_auth.EMPTY if bodiless else None)
+
+        def check(sha256: str, secret: Credentials | None) -> None:
+            aws_auth.check_header(scope["method"], path, query, headers, sha256, self.settings.region, secret, now)
+
+        check(stated or aws_auth.EMPTY, known if stated else None)
+        if known is None:
+            return NOTHING
+        if stated is None:
+            return Signed(verify=lambda sha256: check(sha256, known))
+        return Signed(sha256=stated if DIGEST.fullmatch(stated) else None)  # S3's clients may leave the body unsigned
 
     def _check_unverified(self, known: Credentials | None) -> None:
         if known is None and (not self.settings.loopback or self.settings.allowed_hosts):
@@ -128,10 +154,29 @@ class Guard:
             return await self.app(scope, receive, send)
         send = _numbered(send)
         try:
-            sha256 = self.gatekeeper.check(scope)
+            signed = self.gatekeeper.check(scope)
+            counted = _counted(receive, self.gatekeeper.limit(scope), signed.sha256)
+            if signed.verify:
+                counted = await _verified(counted, signed.verify)
         except ApiError as error:
             return await self.render(error)(scope, receive, send)
-        await self.app(scope, _counted(receive, self.gatekeeper.limit(scope), sha256), send)
+        await self.app(scope, counted, send)
+
+
+async def _verified(receive: Receive, verify: Callable[[str], None]) -> Receive:
+    """The whole body, once its signature holds. Raises Unauthorized."""
+    messages: list[Message] = []
+    while not messages or (messages[-1]["type"] == "http.request" and messages[-1].get("more_body", False)):
+        messages.append(await receive())
+    try:
+        verify(hashlib.sha256(b"".join(message.get("body", b"") for message in messages)).hexdigest())
+    except BadSignature as problem:
+        raise Unauthorized(f"not accepted: {problem}") from None
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return again
 
 
 def _counted(receive: Receive, limit: int, sha256: str | None) -> Receive:
