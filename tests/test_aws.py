@@ -455,6 +455,112 @@ def test_signatures_are_verified_when_the_secret_is_known(tmp_path: Path, tiny_m
         served.stop()
 
 
+REFUSED = {
+    "no such nextToken": ("bedrock", "list_model_customization_jobs", {"nextToken": "x"}),
+    "a custom model further": (
+        "bedrock",
+        "get_foundation_model",
+        {"modelIdentifier": "arn:aws:bedrock:us-east-1::foundation-model/no.model"},
+    ),
+    "no custom model": ("bedrock", "get_custom_model", {"modelIdentifier": "none"}),
+    "tags of what": ("bedrock", "list_tags_for_resource", {"resourceARN": "arn:aws:bedrock:us-east-1:1:guardrail/a"}),
+    "an expression": (
+        "cloudwatch",
+        "get_metric_data",
+        {"MetricDataQueries": [{"Id": "e", "Expression": "1"}], "StartTime": 0, "EndTime": 1},
+    ),
+    "no statistics": (
+        "cloudwatch",
+        "get_metric_statistics",
+        {"Namespace": "n", "MetricName": "m", "StartTime": 0, "EndTime": 1, "Period": 60, "ExtendedStatistics": ["p9"]},
+    ),
+    "no such NextToken": ("cloudwatch", "list_metrics", {"NextToken": "x"}),
+    "a pattern": ("logs", "filter_log_events", {"logGroupName": "/aws/lambda/reward", "filterPattern": "{ a }"}),
+    "no such token": ("logs", "filter_log_events", {"logGroupName": "/aws/lambda/reward", "nextToken": "x"}),
+    "no function's name": ("lambda", "get_function", {"FunctionName": "arn:what"}),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_other_refusals(served: Served, ready: str, why: str) -> None:
+    service, operation, given = REFUSED[why]
+    with pytest.raises(ClientError) as refused:
+        getattr(client(served, service), operation)(**given)
+    assert 400 <= refused.value.response["ResponseMetadata"]["HTTPStatusCode"] < 500
+
+
+def test_other_ways_to_ask(served: Served, ready: str) -> None:
+    """Of what the tests above left: after the first job and the first function."""
+    bedrock, logs, s3 = client(served, "bedrock"), client(served, "logs"), client(served, "s3")
+    details = bedrock.get_foundation_model(modelIdentifier="amazon.nova-2-lite-v1:0")["modelDetails"]
+    assert details["modelId"] == "amazon.nova-2-lite-v1:0"
+    assert client(served, "cloudwatch").list_metrics(Namespace="other")["Metrics"] == []
+    model = bedrock.get_custom_model(modelIdentifier="model-first")["modelArn"]
+    bedrock.tag_resource(resourceARN=model, tags=[{"key": "k", "value": "v"}])
+    assert bedrock.list_tags_for_resource(resourceARN=model)["tags"] == [{"key": "k", "value": "v"}]
+    asked = {"modelDeploymentName": "again", "modelArn": model, "clientRequestToken": "t1"}
+    first = bedrock.create_custom_model_deployment(**asked)["customModelDeploymentArn"]
+    assert bedrock.create_custom_model_deployment(**asked)["customModelDeploymentArn"] == first
+    bedrock.update_custom_model_deployment(modelArn=model, customModelDeploymentIdentifier="again")
+    bedrock.delete_custom_model_deployment(customModelDeploymentIdentifier="again")
+    group = {"logGroupName": "/aws/lambda/reward"}
+    (stream,) = logs.describe_log_streams(**group, orderBy="LastEventTime", descending=True)["logStreams"]
+    page = logs.get_log_events(**group, logStreamName=stream["logStreamName"], limit=1)
+    assert len(page["events"]) == 1
+    back = logs.get_log_events(**group, logStreamName=stream["logStreamName"], nextToken=page["nextBackwardToken"])
+    assert back["events"] == []
+    s3.create_bucket(Bucket="ways")
+    assert s3.head_bucket(Bucket="ways")["ResponseMetadata"]["HTTPStatusCode"] == 200
+    etag = s3.put_object(Bucket="ways", Key="k", Body=b"x")["ETag"]
+    with pytest.raises(ClientError) as same:
+        s3.get_object(Bucket="ways", Key="k", IfNoneMatch=etag)
+    assert code_of(same) == "304"
+    assert [entry["Key"] for entry in s3.list_objects(Bucket="ways")["Contents"]] == ["k"]
+    upload = s3.create_multipart_upload(Bucket="ways", Key="m")["UploadId"]
+    for content in (b"a", b"b"):
+        part = s3.upload_part(Bucket="ways", Key="m", UploadId=upload, PartNumber=1, Body=content)
+    parts = [{"PartNumber": 1, "ETag": part["ETag"]}]
+    s3.complete_multipart_upload(Bucket="ways", Key="m", UploadId=upload, MultipartUpload={"Parts": parts})
+    assert s3.get_object(Bucket="ways", Key="m")["Body"].read() == b"b"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"baseModelIdentifier": "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova/aaaaaaaaaaaa"},
+            "further",
+        ),
+        ({"customizationConfig": {"rftConfig": {}}}, "lambdaGrader: required"),
+        (
+            {"validationDataConfig": {"validators": [{"s3Uri": "s3://bucket/a"}, {"s3Uri": "s3://bucket/b"}]}},
+            "than one",
+        ),
+        (
+            {"trainingDataConfig": {"invocationLogsConfig": {"invocationLogSource": {"s3Uri": "s3://bucket/a"}}}},
+            "only s3Uri",
+        ),
+    ],
+)
+def test_what_else_a_job_may_not_ask(served: Served, ready: str, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        client(served, "bedrock").create_model_customization_job(**job("refused", ready) | change)
+    assert code_of(refused) == "ValidationException"
+    assert said in str(refused.value)
+
+
+def test_a_function_that_is_not_there_and_a_batch_too_large(served: Served, ready: str) -> None:
+    bedrock = client(served, "bedrock")
+    with pytest.raises(ClientError, match="no function"):
+        bedrock.create_model_customization_job(**job("refused", ready.replace("scorer", "none")))
+    asked = job("refused", ready)
+    asked["customizationConfig"]["rftConfig"]["hyperParameters"]["batchSize"] = 64
+    with pytest.raises(ClientError, match="more than the 32 rows"):
+        bedrock.create_model_customization_job(**asked)
+    with pytest.raises(ClientError, match="was used with another request"):
+        bedrock.create_model_customization_job(**job("third", ready, clientRequestToken="token-1"))
+
+
 def test_an_operation_we_lack_says_its_name(served: Served) -> None:
     for service, call, name in (
         ("bedrock", "list_guardrails", "ListGuardrails"),
@@ -467,15 +573,97 @@ def test_an_operation_we_lack_says_its_name(served: Served) -> None:
         assert lacking.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
 
 
-def test_all_of_it_survives_a_kill(served: Served, ready: str) -> None:
-    client(served, "s3").put_object(Bucket=BUCKET, Key="kept", Body=b"kept")
-    client(served, "lambda").invoke(FunctionName="scorer", Payload=b"[]")
-    served.kill()
-    served.start()
-    assert client(served, "s3").get_object(Bucket=BUCKET, Key="kept")["Body"].read() == b"kept"
-    assert client(served, "lambda").get_function(FunctionName="scorer")["Configuration"]["Role"] == ROLE
-    assert client(served, "logs").filter_log_events(logGroupName="/aws/lambda/scorer", filterPattern="scoring")[
-        "events"
-    ]
-    jobs = client(served, "bedrock").list_model_customization_jobs()["modelCustomizationJobSummaries"]
-    assert "first" in [one["jobName"] for one in jobs]
+def test_all_of_it_survives_a_kill(tmp_path: Path, tiny_model: Path) -> None:
+    served = Served(tmp_path / "data", tiny_model)
+    try:
+        s3, functions = client(served, "s3"), client(served, "lambda")
+        s3.create_bucket(Bucket=BUCKET)
+        s3.put_object(Bucket=BUCKET, Key="kept", Body=b"kept")
+        handler = {"Runtime": "python3.11", "Role": ROLE, "Handler": "reward.lambda_handler"}
+        functions.create_function(FunctionName="scorer", Code={"ZipFile": zipped()}, **handler)
+        functions.invoke(FunctionName="scorer", Payload=b"[]")
+        served.kill()
+        served.start()
+        s3, functions, logs = client(served, "s3"), client(served, "lambda"), client(served, "logs")
+        assert s3.get_object(Bucket=BUCKET, Key="kept")["Body"].read() == b"kept"
+        assert functions.get_function(FunctionName="scorer")["Configuration"]["Role"] == ROLE
+        assert logs.filter_log_events(logGroupName="/aws/lambda/scorer", filterPattern="scoring")["events"]
+    finally:
+        served.stop()
+
+
+def test_refusals_of_objects(served: Served) -> None:
+    s3 = client(served, "s3")
+    s3.create_bucket(Bucket="refusals")
+    put = {"Bucket": "refusals", "Key": "k", "Body": b"x"}
+    upload = s3.create_multipart_upload(Bucket="refusals", Key="m")["UploadId"]
+    part = {"Bucket": "refusals", "Key": "m", "UploadId": upload}
+    etag = s3.upload_part(**part, PartNumber=1, Body=b"x")["ETag"]
+    refused = {
+        "InvalidBucketName": lambda: s3.create_bucket(Bucket="UPPER"),
+        "KeyTooLongError": lambda: s3.put_object(**put | {"Key": "k" * 1025}),
+        "BadDigest": lambda: s3.put_object(**put, ContentMD5="AAAAAAAAAAAAAAAAAAAAAA=="),
+        "InvalidArgument": lambda: s3.list_objects_v2(Bucket="refusals", ContinuationToken="!"),
+        "NoSuchKey": lambda: s3.get_object(Bucket="refusals", Key="none"),
+        "NoSuchUpload": lambda: s3.abort_multipart_upload(Bucket="refusals", Key="other", UploadId=upload),
+        "InvalidPart": lambda: s3.complete_multipart_upload(
+            **part, MultipartUpload={"Parts": [{"PartNumber": 2, "ETag": etag}]}
+        ),
+        "InvalidPartOrder": lambda: s3.complete_multipart_upload(**part, MultipartUpload={"Parts": []}),
+        "BucketNotEmpty": lambda: s3.delete_bucket(Bucket="refusals"),
+    }
+    for code, call in refused.items():
+        with pytest.raises(ClientError) as error:
+            call()
+        assert code_of(error) == code
+    other = client(served, "s3", "us-west-2")
+    with pytest.raises(other.exceptions.BucketAlreadyOwnedByYou):
+        other.create_bucket(Bucket="refusals", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+
+
+def test_refusals_of_functions(served: Served, ready: str) -> None:
+    functions, logs = client(served, "lambda"), client(served, "logs")
+    made = {"FunctionName": "refused", "Role": ROLE, "Handler": "reward.lambda_handler", "Code": {"ZipFile": zipped()}}
+    for change in (
+        {"Runtime": "nodejs22.x"},
+        {"Runtime": "python3.11", "Layers": ["arn:aws:lambda:us-east-1:123456789012:layer:a:1"]},
+        {"Runtime": "python3.11", "Code": {"ZipFile": b"no zip"}},
+        {"Runtime": "python3.11", "Code": {"S3Bucket": BUCKET, "S3Key": "none"}},
+        {"Runtime": "python3.11", "Code": {}},
+        {"Runtime": "python3.11", "Handler": "other.lambda_handler"},
+    ):
+        with pytest.raises(functions.exceptions.InvalidParameterValueException):
+            functions.create_function(**made | change)
+    with pytest.raises(functions.exceptions.ResourceConflictException):
+        functions.create_function(**made | {"FunctionName": "scorer", "Runtime": "python3.11"})
+    with pytest.raises(functions.exceptions.InvalidParameterValueException):
+        functions.update_function_configuration(FunctionName="scorer", Handler="else.where")
+    with pytest.raises(functions.exceptions.InvalidParameterValueException):
+        functions.invoke(FunctionName="scorer", InvocationType="Event", Payload=b"[]")
+    assert functions.invoke(FunctionName="scorer", InvocationType="DryRun")["StatusCode"] == 204
+    answer = functions.invoke(FunctionName="scorer", Payload=b"{")
+    assert json.loads(answer["Payload"].read())["errorType"] == "Runtime.UnmarshalError"
+    with pytest.raises(logs.exceptions.ResourceNotFoundException):
+        logs.get_log_events(logGroupName="none", logStreamName="none")
+    logs.delete_log_group(logGroupName="/aws/lambda/scorer")
+    assert logs.describe_log_groups(logGroupNamePrefix="/aws/lambda/scorer")["logGroups"] == []
+
+
+def test_a_function_from_a_bucket_that_is_slow(served: Served, ready: str) -> None:
+    """Code from S3; a call that takes longer than its time."""
+    s3, functions = client(served, "s3"), client(served, "lambda")
+    source = "import time\n\ndef lambda_handler(event, context):\n    time.sleep(9)\n"
+    s3.put_object(Bucket=BUCKET, Key="slow.zip", Body=zipped(source, "slow.py"))
+    functions.create_function(
+        FunctionName="slow",
+        Runtime="python3.11",
+        Role=ROLE,
+        Handler="slow.lambda_handler",
+        Code={"S3Bucket": BUCKET, "S3Key": "slow.zip"},
+        Timeout=1,
+    )
+    answer = functions.invoke(FunctionName="slow", Payload=b"{}")
+    assert json.loads(answer["Payload"].read())["errorType"] == "Sandbox.Timedout"
+    functions.update_function_code(FunctionName="slow", ZipFile=zipped("nonsense =", "slow.py"))
+    answer = functions.invoke(FunctionName="slow", Payload=b"{}")
+    assert json.loads(answer["Payload"].read())["errorType"] == "Runtime.ImportModuleError"

@@ -121,5 +121,5 @@ def test_chunks() -> None:
 def test_cbor_is_bounded() -> None:
     assert cbor.loads(b"") == {}
     for bad in (b"\x01", b"\xff\xff", b"\x81" * 100_000):
-        with pytest.raises(ValueError, match="CBOR|map"):
+        with pytest.raises(ValueError, match=r"CBOR|map"):
             cbor.loads(bad)

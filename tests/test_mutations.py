@@ -94,7 +94,7 @@ MUTATIONS = [
     (PLAIN_LINEAR, "sums.rest / sums.stored", "1.0"),
     (PLAIN_LINEAR, "own * away) / whole", "away) / whole"),
     (PLAIN_LINEAR, "* inverse / whole", "/ whole"),
-    (LINEAR, "logits - old, rounded)", "logits + old, rounded)"),
+    (LINEAR, "anchors = logits - old", "anchors = logits + old"),
     (PLAIN_LINEAR, "mul_(sums.stored[:, None])", "mul_(sums.rest[:, None])"),
     (PLAIN_LINEAR, "_forget(exps, targets - start)", "_forget(exps, targets)"),
     (PLAIN_LINEAR, "lost = ~((whole >= LOW) & (whole <= HIGH))", "lost = whole != whole"),

@@ -106,8 +106,12 @@ def write(call: Call, result: dict[str, Any]) -> Answer:
         return _in_cbor(200, result)
     answer = _answer(_serializer(call.service, call.operation, call.protocol).serialize(result))
     shape = call.operation.output_shape
-    if shape is not None and "ContentType" in shape.members and "ContentType" in result:  # of the content, not the form
+    members = shape.members if shape is not None else {}
+    if "ContentType" in members and "ContentType" in result:  # of the content, not of the form
         answer.headers["Content-Type"] = result["ContentType"]
+    for name, member in members.items():
+        if member.serialization.get("location") == "statusCode" and name in result:
+            return Answer(result[name], answer.headers, answer.body)
     return answer
 
 
