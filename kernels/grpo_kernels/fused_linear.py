@@ -72,14 +72,15 @@ def anchored_sums(
         DESCRIBED=described,
         **_launch(tiles),
     )
-    by_row.close_sums[(rows,)](
-        *(hidden, head, targets, inverse, target_logits, anchors, exps, part_sums, sums, rows, parts),
-        *(vocabulary, width, exps.stride(0), 1.0 / band, band),
+    by_row.close_sums[(3 * rows,)](part_sums, sums, parts, **_whole_row(parts))
+    by_row.redo_rows[(rows,)](
+        *(hidden, head, targets, inverse, target_logits, anchors, exps, *sums, vocabulary, width, exps.stride(0)),
+        *(1.0 / band, band),
         SCALE=scale,
         BLOCK_V=ROW_COLUMNS,
         BLOCK_H=ROW_NUMBERS,
         ROUNDED=rounded,
-        **_whole_row(parts),
+        num_warps=4,
     )
     rest, moment, stored = sums
     return Sums(anchors, rest, moment, stored, _weighted(exps[:, :vocabulary], head, tiles, scale, described))

@@ -56,8 +56,8 @@ def logits_of_row(
     return tl.where(columns < V, logits * scale, float("-inf"))
 
 
-@triton.jit(do_not_specialize=["T"])
-def close_sums(
+@triton.jit
+def redo_rows(
     hidden,
     head,
     targets,
@@ -65,10 +65,9 @@ def close_sums(
     target_logit,
     anchors,
     exps,
-    parts_of_sums,
-    sums,
-    T,
-    J,
+    rest,
+    moment,
+    stored,
     V,
     H,
     STRIDE,
@@ -78,19 +77,15 @@ def close_sums(
     BLOCK_V: tl.constexpr,
     BLOCK_H: tl.constexpr,
     ROUNDED: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
-    """Add up the parts of a row's three sums, from [3, T, J] to [3, T]. One program per row.
+    """Where an anchor was so far off that numbers were lost: the row again, anchored at its maximum.
 
-    A row whose whole sum, target included, is not within low and high lost numbers: it is done again, from its maximum.
+    The whole sum, target included, must lie within low and high; NaN counts as outside. One program per row; nearly all
+    end after the first lines.
     """
     row = tl.program_id(0)
-    place = tl.arange(0, PARTS)
-    logit, anchor = tl.load(target_logit + row), tl.load(anchors + row)
-    for of in tl.static_range(3):
-        part = tl.load(parts_of_sums + (of * T + row) * J + place, mask=place < J, other=0.0)
-        tl.store(sums + of * T + row, tl.sum(part, axis=0))
-    whole = tl.sum(tl.load(parts_of_sums + row * J + place, mask=place < J, other=0.0), axis=0) + tl.exp(logit - anchor)
+    logit = tl.load(target_logit + row)
+    whole = tl.load(rest + row) + tl.exp(logit - tl.load(anchors + row))
     if (whole >= low) & (whole <= high):
         return
     scale, target = tl.load(inverse_temperature + row), tl.load(targets + row)
@@ -114,9 +109,17 @@ def close_sums(
         total += e
         first += tl.where(counts, e * away, 0.0)
     tl.store(anchors + row, top)
-    tl.store(sums + row, tl.sum(total, axis=0))
-    tl.store(sums + T + row, tl.sum(first, axis=0))
-    tl.store(sums + 2 * T + row, tl.sum(kept, axis=0) * (1.0 / SCALE))
+    tl.store(rest + row, tl.sum(total, axis=0))
+    tl.store(moment + row, tl.sum(first, axis=0))
+    tl.store(stored + row, tl.sum(kept, axis=0) * (1.0 / SCALE))
+
+
+@triton.jit
+def close_sums(parts_of_sum, sums, J, PARTS: tl.constexpr):
+    """Add up the parts of one row's sum, from [., T, J] to [., T]. One program per row and sum."""
+    row = tl.program_id(0)
+    place = tl.arange(0, PARTS)
+    tl.store(sums + row, tl.sum(tl.load(parts_of_sum + row * J + place, mask=place < J, other=0.0), axis=0))
 
 
 @triton.jit(do_not_specialize=["T"])
