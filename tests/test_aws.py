@@ -561,6 +561,29 @@ def test_a_function_that_is_not_there_and_a_batch_too_large(served: Served, read
         bedrock.create_model_customization_job(**job("third", ready, clientRequestToken="token-1"))
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "left"),
+    [
+        (b"3\r\nabc\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n", 200, b"abc"),
+        (b"9\r\nabc\r\n0\r\n\r\n", 400, None),
+        (b"", 400, None),
+    ],
+)
+def test_bodies_in_chunks(served: Served, ready: str, body: bytes, status: int, left: bytes | None) -> None:
+    """As clients frame them over TLS: by hand, signed by botocore. A broken one is an error of the request."""
+    url = f"{served.url.removesuffix('/v1')}/{BUCKET}/framed-{len(body)}"
+    headers = {"content-encoding": "aws-chunked", "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"}
+    request = AWSRequest(method="PUT", url=url, data=body, headers=headers)
+    SigV4Auth(Credentials("a", "b"), "s3", "us-east-1").add_auth(request)
+    assert httpx.put(url, content=body, headers=dict(request.headers)).status_code == status
+    if left is not None:
+        got = client(served, "s3").get_object(Bucket=BUCKET, Key=f"framed-{len(body)}")
+        assert got["Body"].read() == left
+    bad = dict(request.headers) | {"Authorization": request.headers["Authorization"][:-4]}
+    refused = httpx.put(url, content=body, headers=bad)
+    assert (refused.status_code, "has no signature" in refused.text) == (403, True)
+
+
 def test_an_operation_we_lack_says_its_name(served: Served) -> None:
     for service, call, name in (
         ("bedrock", "list_guardrails", "ListGuardrails"),

@@ -109,7 +109,7 @@ def close(
     inverse: Tensor,
     target_logits: Tensor,
     sums: Sums,
-    out: tuple[Tensor, Tensor, Tensor],
+    out: list[Tensor],
 ) -> None:
     """As plain_linear.close, in one launch."""
     shares, rows, width = sums.others.shape

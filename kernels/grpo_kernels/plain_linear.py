@@ -67,7 +67,7 @@ def close(
     inverse: Tensor,
     target_logits: Tensor,
     sums: Sums,
-    out: tuple[Tensor, Tensor, Tensor],
+    out: list[Tensor],
 ) -> None:
     """Fill in logp [T], entropy [T] and J [T, H], in the head's dtype, from sums over the whole vocabulary."""
     logp, entropy, jacobian = out

@@ -60,12 +60,15 @@ class Face:
         service, region = meaning(scope)
         incoming = Incoming(scope, receive)
         problem: AwsError | None = None
+        body = b""
         try:
-            body = await incoming.body()
+            body = unframed(incoming, await incoming.body())
         except ClientDisconnect:
             return
         except ApiError as error:  # the guard counted more than it allows, or another digest
-            body, problem = b"", of_api(error)
+            problem = of_api(error)
+        except AwsError as error:
+            problem = error
         request = as_moto(incoming, body)
         if service == "bedrock-runtime":
             response = await self.infer(request, region, problem)
@@ -116,10 +119,13 @@ async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) ->
     await Response(told.body, told.status, told.headers)(scope, receive, send)
 
 
+def unframed(incoming: Incoming, body: bytes) -> bytes:
+    """Without the framing of S3's chunks. Raises AwsError."""
+    return dechunked(body) if "aws-chunked" in incoming.headers.get("content-encoding", "") else body
+
+
 def as_moto(incoming: Incoming, body: bytes) -> Request:
-    """With the path as it was sent, and without the framing of S3's chunks."""
-    if "aws-chunked" in incoming.headers.get("content-encoding", ""):
-        body = dechunked(body)
+    """With the path as it was sent."""
     path = incoming.scope["raw_path"].decode("latin-1")
     query = incoming.scope["query_string"].decode("latin-1")
     url = f"http://{incoming.headers.get('host', 'localhost')}{path}" + (f"?{query}" if query else "")

@@ -39,9 +39,6 @@ class Invoker:
         self.store, self.graders = store, graders
         self._places: AbstractContextManager[Any] = threading.BoundedSemaphore(MOST_AT_ONCE)
 
-    def forget(self, name: str) -> None:
-        """A function changed. Nothing is kept between calls."""
-
     def invoke(self, function: Function, payload: bytes) -> Result:
         """The function's answer to a JSON payload, or the error body that Lambda sends in its place."""
         request_id, started = str(uuid.uuid4()), time.time()

@@ -8,6 +8,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -83,7 +84,6 @@ class Lambda:
             raise bad("the handler is part of the code here: update the code, or create the function again")
         made = changed(found, kept(found) | call.given)
         self.store.functions.put(made)
-        self.invoker.forget(found.name)
         return configuration(made, call.region)
 
     def list_functions(self, call: Call) -> Given:
@@ -96,7 +96,6 @@ class Lambda:
     def delete(self, call: Call) -> Given:
         found = self._function(call)
         self.store.functions.delete(found.name)
-        self.invoker.forget(found.name)
         return {"StatusCode": 204}
 
     def invoke(self, call: Call) -> Given:
@@ -154,7 +153,6 @@ class Lambda:
         digest = base64.b64encode(sha256(content).digest()).decode()
         complete = changed(made, given | {"CodeSha256": digest, "CodeSize": len(content)})
         self.store.functions.put(complete)
-        self.invoker.forget(name)
         return complete
 
 
@@ -183,8 +181,6 @@ def kept(found: Function) -> Given:
 
 def changed(found: Function, given: Given) -> Function:
     """The record with what a request says."""
-    from dataclasses import replace
-
     return replace(
         found,
         timeout_s=given.get("Timeout", TIMEOUT_S),

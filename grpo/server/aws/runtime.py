@@ -64,7 +64,7 @@ class Runtime:
                 kept = stack.pop_all()
                 return StreamingResponse(framed(call, events(answer, started, nova), kept), media_type=STREAM)
             answer = await sent(client, body)
-            found = json.loads(await answer.aread())
+            found = json.loads(await whole(answer))
             milliseconds = int(1000 * (time.monotonic() - started))
             if name == "Converse":
                 told = wire.write(call, chat.to_converse(found, milliseconds))
@@ -88,10 +88,23 @@ async def sent(client: httpx.AsyncClient, body: Given) -> httpx.Response:
     try:
         answer = await client.send(client.build_request("POST", CHAT, json=body), stream=True)
     except httpx.HTTPError as error:
-        raise AwsError("ModelErrorException", f"the engine did not answer ({type(error).__name__})", 424) from None
+        raise unanswered(error) from None
     if answer.status_code >= 400:
-        raise chat.failure(answer.status_code, await answer.aread())
+        raise chat.failure(answer.status_code, await whole(answer))
     return answer
+
+
+async def whole(answer: httpx.Response) -> bytes:
+    """Its content. Raises AwsError."""
+    try:
+        return await answer.aread()
+    except httpx.HTTPError as error:
+        raise unanswered(error) from None
+
+
+def unanswered(error: httpx.HTTPError) -> AwsError:
+    """Of an engine that died."""
+    return AwsError("ModelErrorException", f"the engine did not answer ({type(error).__name__})", 424)
 
 
 async def chunks(answer: httpx.Response) -> AsyncIterator[Given]:
