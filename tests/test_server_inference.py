@@ -261,7 +261,7 @@ def test_invoke_model_in_both_forms(tuned) -> None:
     ("given", "code", "said"),
     [
         ({"modelId": "no.model"}, "ValidationException", "stands for no local model"),
-        ({"modelId": "tiny", "inferenceConfig": {"maxTokens": 100_000}}, "ValidationException", "maximum"),
+        ({"modelId": "tiny", "inferenceConfig": {"maxTokens": 100_000}}, "ValidationException", "max_model_len"),
         (
             {"modelId": "tiny", "toolConfig": {"tools": [{"cachePoint": {"type": "default"}}]}},
             "ValidationException",
