@@ -48,8 +48,19 @@ class Endpoint:
 @contextmanager
 def serving(data_dir: Path, models: Mapping[str, Path] | None = None) -> Iterator[Endpoint]:
     """A server until the block ends; ``models``: model id → directory. Raises SetupError when it does not start."""
-    opened = Opened(Settings(port=0, data_dir=data_dir, api_key=KEY, models=dict(models or {})))
-    listener = socket.create_server(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        settings = Settings(port=port, data_dir=data_dir, api_key=KEY, models=dict(models or {}))
+        opened = Opened(settings)
+        try:
+            with _answering(opened, listener):
+                yield Endpoint(settings.url, KEY, opened.server.data.root)
+        finally:
+            opened.close()
+
+
+@contextmanager
+def _answering(opened: Opened, listener: socket.socket) -> Iterator[None]:
     config = uvicorn.Config(create_app(opened), http=PatientProtocol, ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="grpo server", daemon=True)
@@ -60,12 +71,10 @@ def serving(data_dir: Path, models: Mapping[str, Path] | None = None) -> Iterato
             if not thread.is_alive() or time.monotonic() > deadline:
                 raise SetupError("the server for tests did not start")
             time.sleep(0.01)
-        yield Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", KEY, opened.server.data.root)
+        yield
     finally:
         server.should_exit = True
         thread.join()
-        listener.close()
-        opened.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -63,7 +64,7 @@ class Served:
             line = self.process.stdout.readline()
             assert line, f"no banner: {self.banner}\n{self.log.read_text()}"
             self.banner += line
-        match = re.search(r"http://\S+/v1", self.banner)
+        match = re.search(r"https?://\S+/v1", self.banner)
         assert match
         self.url = match[0]
         self.port = int(self.url.rpartition(":")[2].removesuffix("/v1"))
@@ -73,9 +74,15 @@ class Served:
         import httpx
 
         try:
-            return httpx.get(self.url.replace("/v1", "/healthz"), timeout=2).status_code == 200
+            context = ssl.create_default_context(cafile=self.authority) if self.authority else True
+            return httpx.get(self.url.replace("/v1", "/healthz"), timeout=2, verify=context).status_code == 200
         except httpx.HTTPError:
             return False
+
+    @property
+    def authority(self) -> Path | None:
+        """Whom to trust, where the server speaks HTTPS."""
+        return self.data / "tls" / "ca.pem" if self.url.startswith("https") else None
 
     def client(self, **options: Any) -> OpenAI:
         return OpenAI(base_url=self.url, api_key=options.pop("api_key", self.key or ""), **options)

@@ -690,3 +690,36 @@ def test_a_function_from_a_bucket_that_is_slow(served: Served, ready: str) -> No
     functions.update_function_code(FunctionName="slow", ZipFile=zipped("nonsense =", "slow.py"))
     answer = functions.invoke(FunctionName="slow", Payload=b"{}")
     assert json.loads(answer["Payload"].read())["errorType"] == "Runtime.ImportModuleError"
+
+
+CALLS = """
+import boto3
+from botocore.config import Config
+
+def lambda_handler(event, context):
+    quick = Config(retries={"max_attempts": 0}, connect_timeout=5)
+    found = boto3.client("bedrock", region_name="us-east-1", config=quick).list_foundation_models()["modelSummaries"]
+    return sorted(model["modelId"] for model in found)
+"""
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_a_function_calls_bedrock_where_functions_have_a_network(
+    tmp_path: Path, tiny_model: Path, network: bool
+) -> None:
+    """As at Lambda, with no word about an endpoint; only where the server's owner said so."""
+    server = Served(tmp_path / "data", tiny_model, *(["--function-network"] if network else []))
+    try:
+        functions = client(server, "lambda")
+        made = {"FunctionName": "judge", "Role": ROLE, "Runtime": "python3.11", "Timeout": 60}
+        functions.create_function(Handler="reward.lambda_handler", Code={"ZipFile": zipped(CALLS)}, **made)
+        answer = functions.invoke(FunctionName="judge", Payload=b"[]")
+        told = json.loads(answer["Payload"].read())
+    finally:
+        server.stop()
+    if network:
+        assert "FunctionError" not in answer, told
+        assert "local.tiny" in told
+    else:
+        assert answer["FunctionError"] == "Unhandled"
+        assert told["errorType"] in ("NoCredentialsError", "EndpointConnectionError")

@@ -73,7 +73,7 @@ class Opened:
             data=data,
             store=store,
             catalogue=Catalogue(settings.models),
-            graders=Graders(store, data, strongest(), settings.aws_lambda),
+            graders=Graders(store, data, strongest(), settings.aws_lambda, settings.reach()),
             supervisor=Supervisor(store, data, settings),
             engines=EnginePool(settings.engines, settings.engine_idle_s, data.root),
         )

@@ -21,6 +21,7 @@ SERVICES = ("bedrock", "bedrock-mantle")
 ANY_REGION = ("s3", "lambda", "iam", "sts", "logs", "monitoring")
 """Services that are the same for all regions here."""
 SIGNATURE = re.compile("[0-9a-f]{64}")
+REGION = re.compile("[a-z0-9-]{1,32}")
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -61,6 +62,17 @@ def check_token(token: str, region: str, known: Credentials | None, now: datetim
         signed = {name: value for name, value in query.items() if name not in ("X-Amz-Signature", "Version")}
         request = "\n".join(["POST", "/", _query(signed), "host:bedrock.amazonaws.com\n", "host", EMPTY])
         _compare(request, query.get("X-Amz-Signature", ""), query["X-Amz-Date"], scope, known)
+
+
+def token_region(token: str) -> str | None:
+    """The region that a Bedrock token was made for; None of any other key."""
+    try:
+        text = base64.b64decode(token.removeprefix(TOKEN_PREFIX), validate=True).decode()
+        query = urlsplit(f"https://{text}").query
+    except ValueError:
+        return None
+    scope = dict(parse_qsl(query)).get("X-Amz-Credential", "").split("/")
+    return scope[2] if len(scope) == 5 and REGION.fullmatch(scope[2]) else None
 
 
 def check_header(

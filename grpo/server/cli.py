@@ -5,6 +5,7 @@ The commands read and write the data directory itself, so they need no key and w
 
 import json
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,11 +22,15 @@ functions = typer.Typer(no_args_is_help=True, help="Registered reward functions.
 def serve(
     host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: only this machine.")] = None,
     port: Annotated[int | None, typer.Option(help="Default 8321; 0: one that is free.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="HTTPS; `grpo trust` says how clients trust it.")] = False,
     data_dir: DataDir = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="MODEL_ID=DIRECTORY of a base model.")] = None,
     fidelity: Annotated[str, typer.Option(help="strict: refuse all that Bedrock is known to refuse.")] = "relaxed",
     region: Annotated[str | None, typer.Option(help="That AWS signatures must name.")] = None,
     aws_lambda: Annotated[bool, typer.Option("--aws-lambda", help="Call ARNs not registered here at AWS.")] = False,
+    function_network: Annotated[
+        bool, typer.Option("--function-network", help="Functions made by Lambda's API may use the network.")
+    ] = False,
     concurrent_jobs: Annotated[int | None, typer.Option(min=1)] = None,
     engines: Annotated[int | None, typer.Option(min=1, help="Base models in memory for inference.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Of the jobs: auto, vllm, transformers.")] = None,
@@ -38,11 +43,13 @@ def serve(
     given: dict[str, Any] = {
         "host": host,
         "port": port,
+        "tls": tls or None,
         "data_dir": data_dir,
         "models": dict(_pair(text) for text in map_) if map_ else None,
         "strict": fidelity == "strict" or None,
         "region": region,
         "aws_lambda": aws_lambda or None,
+        "function_network": function_network or None,
         "concurrent_jobs": concurrent_jobs,
         "engines": engines,
         "sampler": sampler,
@@ -60,6 +67,19 @@ def serve(
         detail = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (got {detail['input']!r})") from None
     server.serve(settings)
+
+
+def trust(data_dir: DataDir = None) -> None:
+    """Let this shell's clients trust ``grpo serve --tls``: eval "$(grpo trust)"."""
+    from grpo.server import tls
+
+    _, data = open_data(data_dir)
+    found = tls.files(data.certificates)
+    if not found.bundle.exists():
+        raise ConfigError(f"{data.certificates}: no certificate yet. Start the server once with --tls")
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
+        print(f"export {name}={shlex.quote(str(found.bundle))}")
+    print(f"export NODE_EXTRA_CA_CERTS={shlex.quote(str(found.authority))}")
 
 
 @files.command("ls")

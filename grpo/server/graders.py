@@ -1,6 +1,7 @@
 """Graders on the wire → what scores completions. Reward functions are resolved here and nowhere else."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,18 +14,27 @@ ARN = re.compile(r"^arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:function:(?P<name>[A
 NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 INVOCATION = re.compile(r"/2015-03-31/functions/[^/]+/invocations")
 KNOWN = ("lambda",)
+WAITING = {"batch_size": 8, "concurrency": 8}
+"""Of functions with a network: a judge waits for its model, so calls side by side, as at Lambda, cost nothing."""
 OPENAI = ("string_check", "text_similarity", "python", "score_model", "label_model", "multi")
 
 
 class Graders:
     """Looks up what a grader names."""
 
-    def __init__(self, store: Store, data: DataDirectory, sandbox: str, aws: bool) -> None:
-        """``aws``: ARNs that are not registered here are called at AWS."""
+    def __init__(
+        self, store: Store, data: DataDirectory, sandbox: str, aws: bool, reach: Mapping[str, str] | None
+    ) -> None:
+        """``aws``: ARNs that are not registered here are called at AWS.
+
+        ``reach``: functions made by Lambda's API have a network, as they have at Lambda, and these variables, by which
+        boto3 finds this server there; None: they have no network.
+        """
         self.store = store
         self.data = data
         self.sandbox = sandbox
         self.aws = aws
+        self.reach = reach
 
     def reward(self, grader: Any, where: str) -> dict[str, Any]:
         """The ``[reward]`` section for a grader. Raises Invalid or NotFound, with the field's name."""
@@ -74,12 +84,14 @@ class Graders:
         """The ``[reward]`` section of a registered function."""
         module, _, handler = function.handler.rpartition(".")
         directory = self.data.function(function.name, function.sha256)
+        reach = self.reach if function.role is not None else None
         return {
             "file": str(directory / f"{module.replace('.', '/')}.py"),
             "handler": handler,
             "timeout_s": function.timeout_s,
             "memory_gib": function.memory_mb / 1024,
-            "environment": function.environment,
-            "network": function.network,
+            "environment": {**(reach or {}), **function.environment},
+            "network": function.network or reach is not None,
             "sandbox": self.sandbox,
+            **(WAITING if reach else {}),
         }

@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+from typing import Any
 
 import structlog
 import uvicorn
@@ -12,21 +13,24 @@ from grpo import engine
 from grpo.doctor import device
 from grpo.errors import SetupError
 from grpo.sandbox import strongest, why_not
+from grpo.server import tls
 from grpo.server.app import Opened, create_app
 from grpo.server.protocol import PatientProtocol
 from grpo.server.settings import Settings
 
 MOST_CONNECTIONS = 512
 HEAD_BYTES = 32 * 1024
+WILDCARDS = {"0.0.0.0", "::"}
 
 
 def serve(settings: Settings) -> None:
     """Until SIGINT or SIGTERM. Raises SetupError when the port or the directory is taken."""
     configure_logging()
     listener = bind(settings)
-    opened = Opened(settings)
+    opened = Opened(settings.model_copy(update={"port": listener.getsockname()[1]}))
     config = uvicorn.Config(
         create_app(opened),
+        **certificates(opened),
         http=PatientProtocol,
         ws="none",
         h11_max_incomplete_event_size=HEAD_BYTES,
@@ -37,11 +41,20 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
     )
-    show(Console(emoji=False), opened, listener.getsockname()[1])
+    show(Console(emoji=False), opened)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         opened.close()
+
+
+def certificates(opened: Opened) -> dict[str, Any]:
+    """uvicorn's settings for HTTPS, where it is wanted."""
+    settings = opened.settings
+    if not settings.tls:
+        return {}
+    found = tls.prepare(opened.server.data.certificates, {settings.host, *settings.allowed_hosts} - WILDCARDS)
+    return {"ssl_certfile": found.certificate, "ssl_keyfile": found.key}
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -58,11 +71,10 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def show(console: Console, opened: Opened, port: int) -> None:
+def show(console: Console, opened: Opened) -> None:
     """What a person needs at the start."""
     settings = opened.settings
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}/v1"
+    url = f"{settings.url}/v1"
     key = opened.new_key or "$GRPO_API_KEY"
     level = strongest()
     weaker = f" ({why_not('strong')})" if level != "strong" else ""
@@ -71,6 +83,8 @@ def show(console: Console, opened: Opened, port: int) -> None:
         f"key        {opened.new_key}   shown only now: export GRPO_API_KEY={opened.new_key}"
         if opened.new_key
         else f"key        {'GRPO_API_KEY' if settings.api_key else 'as shown at the first start'}",
+        f"aws        export AWS_ENDPOINT_URL={settings.url}   and any credentials: docs/aws.md",
+        *(['trust      eval "$(grpo trust)"   so that clients know the certificate'] if settings.tls else []),
         f"data       {opened.server.data.root}",
         f"models     {', '.join(sorted(opened.server.catalogue.table)) or 'none: --map ID=DIRECTORY adds one'}",
         f"device     {device()}, {engine.installed() or 'transformers'}",

@@ -18,6 +18,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8321, ge=0, le=65535)
     """0: one that is free."""
+    tls: bool = False
+    """HTTPS, with a certificate by an authority of the data directory's own."""
     data_dir: Path = Field(default_factory=lambda: user_data_path("grpo"))
     api_key: str | None = None
     """Unset: made at the first start, shown once."""
@@ -36,6 +38,8 @@ class Settings(BaseSettings):
     """With both, AWS signatures are verified; without, their form, region and time are."""
     aws_lambda: bool = False
     """Whether an ARN that is not registered here is called at AWS, with boto3's credentials."""
+    function_network: bool = False
+    """Whether functions made by Lambda's API may use the network, as they may at Lambda."""
     concurrent_jobs: int = Field(1, ge=1)
     worker_processes: int = Field(1, ge=1)
     """Ranks of one job's training."""
@@ -52,12 +56,35 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
             raise ValueError("aws_access_key_id and aws_secret_access_key belong together")
+        if self.tls and self.function_network:
+            raise ValueError("functions do not know the authority of --tls yet: leave out --function-network or --tls")
         return self
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches the server."""
         return self.host in LOOPBACK
+
+    @property
+    def url(self) -> str:
+        """Of Amazon's APIs; that of OpenAI's is this and /v1. ``port`` must be known."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+    def reach(self) -> dict[str, str] | None:
+        """How a function finds this server by boto3; None where functions have no network. ``port`` must be known.
+
+        The keys are dummies: the server's own are not for code that strangers wrote.
+        """
+        if not self.function_network:
+            return None
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "function",
+            "AWS_SECRET_ACCESS_KEY": "function",
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_REGION": self.region,
+        }
 
 
 class DataDirectory:
@@ -70,6 +97,7 @@ class DataDirectory:
         self.jobs = self.root / "jobs"
         self.functions = self.root / "functions"
         self.objects = self.root / "objects"
+        self.certificates = self.root / "tls"
         for directory in (self.root, self.files, self.jobs, self.functions, self.objects):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(directory, 0o700)

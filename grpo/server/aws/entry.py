@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from grpo.server import aws_auth
 from grpo.server.aws.blobs import Blobs
 from grpo.server.aws.delivery import Delivery
 from grpo.server.context import Server
@@ -22,21 +23,41 @@ if TYPE_CHECKING:
 CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/(?P<region>[a-z0-9-]{1,32})/(?P<signed>[a-z0-9-]{1,32})/aws4_request")
 SIGNED = {name: name for name in ("s3", "lambda", "iam", "sts", "logs", "bedrock")} | {"monitoring": "cloudwatch"}
 """What a signature names → the service in botocore."""
+BEARER = re.compile("bearer ", re.IGNORECASE)
+PATHS = re.compile(
+    "/(model|guardrail|guardrail-checks|async-invoke|advanced-prompt-optimization-jobs?|automated-reasoning-policies"
+    "|create-foundation-model-agreement|custom-models|data-retention|delete-foundation-model-agreement"
+    "|enforcedGuardrailsConfiguration|evaluation-jobs?|foundation-model-availability|foundation-models|guardrails"
+    "|imported-models|inference-profiles|list-foundation-model-agreement-offers|listTagsForResource|logging"
+    "|marketplace-model|model-copy-jobs|model-customization|model-customization-jobs|model-import-jobs"
+    "|model-invocation-jobs?|projects|prompt-routers|provisioned-model-throughputs?|resource-policy|tagResource"
+    "|trusted-access-programs|untagResource|use-case-for-model-access)(/|$)"
+)
+"""How paths of Bedrock begin: a bearer token names no service."""
+RUNTIME = re.compile("/(model|guardrail|guardrail-checks|async-invoke)(/|$)")
 OPENAI = ("/v1/", "/openai/v1/", "/healthz")
 
 
-def meant(scope: Scope) -> tuple[str, str] | None:
-    """Service and region of a request to one of Amazon's APIs; None for any other."""
-    match = CREDENTIAL.search(Headers(scope=scope).get("authorization", ""))
+def meant(scope: Scope) -> tuple[str, str | None] | None:
+    """Service and region of a request to one of Amazon's APIs; None for any other. A bearer may name no region."""
+    authorization, path = Headers(scope=scope).get("authorization", ""), scope["path"]
+    if BEARER.match(authorization):
+        found = PATHS.match(path)
+        return (bedrock(path), aws_auth.token_region(authorization[7:])) if found else None
+    match = CREDENTIAL.search(authorization)
     if not match or match["signed"] not in SIGNED:
         return None
-    if match["signed"] == "bedrock" and scope["path"].startswith(OPENAI):
+    if match["signed"] == "bedrock" and path.startswith(OPENAI):
         return None
-    runtime = match["signed"] == "bedrock" and scope["path"].startswith("/model/")
-    return "bedrock-runtime" if runtime else SIGNED[match["signed"]], match["region"]
+    return bedrock(path) if match["signed"] == "bedrock" else SIGNED[match["signed"]], match["region"]
 
 
-def meaning(scope: Scope) -> tuple[str, str]:
+def bedrock(path: str) -> str:
+    """Which of its two services."""
+    return "bedrock-runtime" if RUNTIME.match(path) else "bedrock"
+
+
+def meaning(scope: Scope) -> tuple[str, str | None]:
     """Of a request that is known to be one of them."""
     found = meant(scope)
     assert found is not None

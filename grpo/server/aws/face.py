@@ -57,7 +57,8 @@ class Face:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
-        service, region = meaning(scope)
+        service, named = meaning(scope)
+        region = named or self.server.settings.region
         incoming = Incoming(scope, receive)
         problem: AwsError | None = None
         body = b""
