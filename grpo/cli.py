@@ -22,7 +22,7 @@ from grpo.config import load as load_config
 from grpo.errors import INTERRUPTED, ConfigError, GrpoError, explain
 from grpo.sections import Convergence
 from grpo.server import cli as server
-from grpo.server import cli_jobs
+from grpo.server import cli_cloud, cli_jobs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("check-data")(cli_data.check_data)
@@ -32,6 +32,7 @@ app.command()(cli_plan.quantise)
 app.command()(cli_engine.engine)
 app.command()(server.serve)
 app.command()(server.trust)
+app.command()(cli_cloud.promote)
 app.command()(cli_jobs.events)
 app.command()(cli_jobs.completions)
 app.add_typer(cli_data.grader, name="grader")

@@ -35,7 +35,7 @@ def events(
 ) -> None:
     """A job's log, oldest first."""
     store, _ = open_data(data_dir)
-    record = _find(store, job)
+    record = find_job(store, job)
     for event in _events(store, record.id, follow):
         if as_json:
             print(json.dumps(asdict(event)), flush=True)
@@ -56,7 +56,7 @@ def completions(
     from grpo.runlog import RunLog
 
     store, data = open_data(data_dir)
-    record = _find(store, job)
+    record = find_job(store, job)
     groups = RunLog(data.run(record.id)).load_rollouts(step - 1)
     if groups is None:
         raise ConfigError(f"job {record.id} has no step {step} yet")
@@ -91,7 +91,7 @@ def list_jobs(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 def show_job(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """One job with everything known of it."""
     store, _ = open_data(data_dir)
-    row = _summary(store, _find(store, job))
+    row = _summary(store, find_job(store, job))
     if as_json:
         print(json.dumps(row))
         return
@@ -105,7 +105,7 @@ def watch(job: JobId, data_dir: DataDir = None) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     store, _ = open_data(data_dir)
-    record = _find(store, job)
+    record = find_job(store, job)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("waiting", total=record.total_steps)
@@ -145,7 +145,7 @@ def open_data(data_dir: Path | None) -> "tuple[Store, DataDirectory]":
     return Store(Database(data.database)), data
 
 
-def _find(store: "Store", beginning: str) -> "Job":
+def find_job(store: "Store", beginning: str) -> "Job":
     exact = store.jobs.get(beginning)
     if exact:
         return exact
@@ -184,7 +184,7 @@ def _bring(beginning: str, data_dir: Path | None, status: str) -> None:
 
     store, _ = open_data(data_dir)
     try:
-        job = bring(store, _find(store, beginning).id, status)
+        job = bring(store, find_job(store, beginning).id, status)
     except ApiError as error:
         raise ConfigError(str(error)) from None
     print(f"{job.id}  {job.status}")
