@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch gpu-proof dark-lines format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch gpu-proof dark-lines parity notebooks format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -64,6 +64,13 @@ gpu-proof: setup  ## what only a GPU can show: kernels' tests, memory against th
 
 dark-lines: system setup clients  ## which lines no test runs; TESTS="tests/test_x.py" adds what those run, else both suites, an hour
 	@$(VENV)/python scripts/dark_lines.py $(TESTS)
+
+parity: setup  ## docs/aws-parity.md: Amazon's operations and members, and which are here
+	@$(VENV)/python scripts/parity.py
+
+notebooks: setup  ## AWS's sample notebooks against the server: SAMPLES=folder, ARGS="--gsm8k DIR ..."; about an hour
+	@$(VENV)/python scripts/clients.py notebooks
+	@$(VENV)/python tests/notebooks.py $(SAMPLES) $(ARGS) --out benchmarks/notebooks/result.json
 
 format: setup  ## rewrite the sources in the project's format
 	@$(VENV)/ruff format .

@@ -115,6 +115,25 @@ def test_objects(served: Served, tmp_path: Path) -> None:
     s3.delete_bucket(Bucket="objects")
 
 
+def test_conditions_of_a_read(served: Served) -> None:
+    """boto3 reads large objects in pieces, and asks that no piece be another object's."""
+    s3 = client(served, "s3")
+    s3.create_bucket(Bucket="conditions")
+    etag = s3.put_object(Bucket="conditions", Key="a", Body=b"first")["ETag"]
+    asked = {"Bucket": "conditions", "Key": "a"}
+    assert s3.get_object(IfMatch=etag, **asked)["Body"].read() == b"first"
+    with pytest.raises(ClientError) as caught:
+        s3.get_object(IfMatch='"another"', **asked)
+    assert code_of(caught) == "PreconditionFailed"
+    with pytest.raises(ClientError) as caught:
+        s3.get_object(IfNoneMatch=etag, **asked)
+    assert code_of(caught) in ("304", "NotModified")
+    for refused in ({"VersionId": "1"}, {"ExpectedBucketOwner": "999999999999"}):
+        with pytest.raises(ClientError) as caught:
+            s3.get_object(**refused, **asked)
+        assert code_of(caught) in ("NotImplemented", "AccessDenied")
+
+
 def test_large_files_come_in_parts(served: Served, tmp_path: Path) -> None:
     """upload_file sends more than 8 MiB in parts; an object's tag then ends in their number."""
     s3 = client(served, "s3")

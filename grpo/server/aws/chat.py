@@ -11,15 +11,24 @@ from grpo.server.aws.errors import AwsError, invalid
 
 Given = dict[str, Any]
 STOPPED = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-LIMITS = {"maxTokens": "max_tokens", "temperature": "temperature", "topP": "top_p", "stopSequences": "stop"}
-REFUSED = ("toolConfig", "guardrailConfig", "promptVariables", "outputConfig")
+LIMITS = {
+    "maxTokens": "max_tokens",
+    "temperature": "temperature",
+    "topP": "top_p",
+    "stopSequences": "stop",
+    "topK": "top_k",
+}
+TAKEN = {"messages", "system", "inferenceConfig", "additionalModelRequestFields"}
+NOT_OURS = {"modelId", "schemaVersion"}
+"""Nothing of what the engine is asked."""
 
 
 def of_converse(given: Given) -> Given:
     """The body of a chat completion. Raises AwsError for what is not done here, by name."""
-    for member in REFUSED:
-        if given.get(member):
-            raise invalid(f"{member} is not implemented here")
+    asked = {f"inferenceConfig.{name}" for name in given.get("inferenceConfig", {}) if name not in LIMITS}
+    asked |= {name for name in given if name not in TAKEN | NOT_OURS}
+    if asked:
+        raise invalid(f"{min(asked)[:100]} is not implemented here")
     system = [{"role": "system", "content": text_of(given["system"], "system")}] if given.get("system") else []
     messages = [
         {"role": message["role"], "content": text_of(message["content"], "messages")}
@@ -27,7 +36,7 @@ def of_converse(given: Given) -> Given:
     ]
     if not messages:
         raise invalid("messages: required")
-    limits = {LIMITS[name]: value for name, value in given.get("inferenceConfig", {}).items() if name in LIMITS}
+    limits = {LIMITS[name]: value for name, value in given.get("inferenceConfig", {}).items()}
     more = given.get("additionalModelRequestFields") or {}
     if not isinstance(more, dict):
         raise invalid("additionalModelRequestFields: expected an object")
@@ -80,7 +89,6 @@ def of_invoke(body: bytes) -> tuple[Given, bool]:
     content = first.get("content") if isinstance(first, dict) else None
     nova = isinstance(content, list) and all(isinstance(block, dict) and set(block) == {"text"} for block in content)
     if nova:
-        given.pop("schemaVersion", None)
         return of_converse(given), True
     return {name: value for name, value in given.items() if name not in ("model", "stream")}, False
 

@@ -18,7 +18,6 @@ from grpo.server.records import VALIDATING, File, Job
 
 Given = dict[str, Any]
 RFT = "REINFORCEMENT_FINE_TUNING"
-REFUSED = ("vpcConfig", "hyperParameters", "customModelKmsKeyId")
 SAMPLES = 4
 """Responses a prompt, where a request names no number (Bedrock user guide, reinforcement fine-tuning)."""
 WHERE = "customizationConfig.rftConfig"
@@ -131,9 +130,6 @@ def checked(given: Given) -> Given:
     kind = given.get("customizationType")
     if kind != RFT:
         raise invalid(f"customizationType: only {RFT} is implemented here, not {kind}")
-    for member in REFUSED:
-        if given.get(member):
-            raise invalid(f"{member} is not implemented here")
     rft = given.get("customizationConfig", {}).get("rftConfig")
     if not rft or "lambdaGrader" not in rft.get("graderConfig", {}):
         raise invalid(f"{WHERE}.graderConfig.lambdaGrader: required for {RFT}")

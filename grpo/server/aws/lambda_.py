@@ -30,7 +30,6 @@ NAMED = re.compile(
     r"(?:arn:aws[a-z-]*:lambda:[a-z0-9-]+:)?(?:\d{12}:)?(?:function:)?(?P<name>[A-Za-z0-9_-]{1,64})(:.*)?"
 )
 PYTHON = re.compile(r"python3\.\d+")
-REFUSED = ("Layers", "FileSystemConfigs", "ImageConfig", "SnapStart", "CapacityProviderConfig", "DurableConfig")
 TIMEOUT_S, MEMORY_MB = 3, 128
 """Lambda's defaults."""
 
@@ -130,9 +129,6 @@ class Lambda:
         raise bad("the code must be ZipFile, or S3Bucket and S3Key")
 
     def _deploy(self, name: str, content: bytes, given: Given) -> Function:
-        for member in REFUSED:
-            if given.get(member):
-                raise bad(f"{member} is not implemented here")
         with tempfile.TemporaryDirectory(dir=self.data.functions, prefix="partial-") as scratch:
             archive = Path(scratch) / f"{uuid.uuid4().hex}.zip"
             archive.write_bytes(content)

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 from grpo.server.aws.blobs import Blobs, Written
 from grpo.server.aws.errors import AwsError
+from grpo.server.aws.names import ACCOUNT
 from grpo.server.aws.s3_rules import Given, check_digest, checked_key, folder_of, listing, wanted_range, when
 from grpo.server.aws.wire import Call
 from grpo.server.records import Object
@@ -90,6 +91,9 @@ class S3:
 
     def get_object(self, call: Call) -> Given:
         found = self._object(self.bucket(call), call.given["Key"])
+        if call.given.get("IfMatch", found.etag) not in (found.etag, "*"):
+            text = "At least one of the pre-conditions you specified did not hold"
+            raise AwsError("PreconditionFailed", text, 412)
         if call.given.get("IfNoneMatch") == found.etag:
             raise AwsError("NotModified", "Not Modified", 304)
         span = wanted_range(call.given.get("Range"), found.bytes)
@@ -188,6 +192,8 @@ class S3:
 
     def bucket(self, call: Call) -> str:
         name: str = call.given["Bucket"]
+        if call.given.get("ExpectedBucketOwner", ACCOUNT) != ACCOUNT:
+            raise AwsError("AccessDenied", "Access Denied", 403)
         if not self.objects.has_bucket(name):
             raise AwsError("NoSuchBucket", "The specified bucket does not exist", 404)
         return name

@@ -15,7 +15,7 @@ from moto.core.serialize import ResponseDict, get_serializer_class
 from moto.core.utils import get_service_model
 from werkzeug.exceptions import NotFound
 
-from grpo.server.aws import cbor, checks
+from grpo.server.aws import cbor, checks, members
 from grpo.server.aws.errors import AwsError, invalid, unknown_operation
 
 
@@ -46,6 +46,7 @@ def read(service: str, request: Request, region: str) -> Call:
     problems = checks.problems(operation.input_shape, given) if service in CHECKED else []
     if problems:
         raise invalid(checks.in_words(problems))
+    members.check(service, operation.name, given)
     return Call(service, operation, given, protocol, region)
 
 
