@@ -146,6 +146,7 @@ def open_data(data_dir: Path | None) -> "tuple[Store, DataDirectory]":
 
 
 def find_job(store: "Store", beginning: str) -> "Job":
+    """The one job whose id begins so. Raises ConfigError."""
     exact = store.jobs.get(beginning)
     if exact:
         return exact
