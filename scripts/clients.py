@@ -1,6 +1,6 @@
 """What tests and benchmarks compare with, each in a place of its own below .cache/clients: other clients, TRL, Liger.
 
-``make clients`` calls it.
+``make clients`` calls it; names of what is made on request follow it.
 
 Idempotent: what is there stays. Standard library only.
 """
@@ -23,16 +23,20 @@ NODE = "openai@6"
 """The last major version for Node.js 20."""
 SOURCES = {"trl": "trl==1.16.0", "liger": "liger-kernel==0.8.5"}
 """Alone: what they need is in our own environment."""
+ON_REQUEST = {
+    "notebooks": "ipykernel boto3 openai httpx colorama tiktoken aws-bedrock-token-generator datasets matplotlib",
+}
+"""What AWS's notebooks need beside what they install themselves; ``python scripts/clients.py notebooks`` makes it."""
 
 
 def main() -> int:
     HOME.mkdir(parents=True, exist_ok=True)
-    for name, package in PYTHON.items():
+    for name, package in (PYTHON | {name: ON_REQUEST[name] for name in sys.argv[1:]}).items():
         python = HOME / name
         if not (python / "ready").exists():
             shutil.rmtree(python, ignore_errors=True)
             run(name, [sys.executable, "-m", "venv", str(python)])
-            run(name, [str(python / "bin" / "python"), "-m", "pip", "install", "-q", package])
+            run(name, [str(python / "bin" / "python"), "-m", "pip", "install", "-q", *package.split()])
             (python / "ready").touch()
     node = HOME / "node"
     if shutil.which("npm") and not (node / "ready").exists():

@@ -162,6 +162,7 @@ def environment(work: Path, url: str, tiktoken: Path | None) -> dict[str, str]:
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "thing",
+        "AWS_DEFAULT_REGION": "us-west-2",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_PROGRESS_BAR": "off",
     }

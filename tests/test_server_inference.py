@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,13 @@ def test_converse_says_what_chat_says(tuned) -> None:
     runtime, bedrock = amazon(server, "bedrock-runtime"), amazon(server, "bedrock")
     (model,) = bedrock.list_custom_models()["modelSummaries"]
     deployed = bedrock.create_custom_model_deployment(modelDeploymentName="d", modelArn=model["modelArn"])
+    asked = {"customModelDeploymentIdentifier": deployed["customModelDeploymentArn"]}
+    statuses = []
+    while statuses[-1:] != ["Active"]:
+        assert len(statuses) < 300, statuses
+        statuses.append(bedrock.get_custom_model_deployment(**asked)["status"])
+        time.sleep(0.1)
+    assert set(statuses) <= {"Creating", "Active"}
     names = {"tiny": "tiny", model["modelArn"]: job.fine_tuned_model}
     names |= {deployed["customModelDeploymentArn"]: job.fine_tuned_model}
     said = [{"role": "user", "content": [{"text": "say 3"}]}]

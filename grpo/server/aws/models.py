@@ -1,19 +1,21 @@
 """Bedrock's models: base models, the models that jobs made, their deployments, and tags.
 
-docs.aws.amazon.com/bedrock/latest/APIReference. A deployment is active at once: an engine starts with its first call.
+docs.aws.amazon.com/bedrock/latest/APIReference.
 """
 
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from grpo.server.aws import names
 from grpo.server.aws.bedrock import Jobs, chosen, page, when
 from grpo.server.aws.errors import AwsError, invalid
+from grpo.server.aws.warming import Warming
 from grpo.server.aws.wire import Call
 from grpo.server.context import Server
-from grpo.server.records import Deployment, Job
+from grpo.server.records import Deployment, Job, Model
 
 Given = dict[str, Any]
 
@@ -37,6 +39,7 @@ class Models:
 
     def __init__(self, server: Server, jobs: Jobs) -> None:
         self.server, self.store, self.jobs = server, server.store, jobs
+        self.warming = Warming(server.engines)
 
     def operations(self) -> Mapping[str, Callable[[Call], Given]]:
         """By their names in the service's model."""
@@ -135,15 +138,22 @@ class Models:
             if there.model_arn != new.model_arn or "clientRequestToken" not in given:
                 raise AwsError("ConflictException", f"a deployment {new.name!r} is there already")
             arn = names.deployment_arn(there.id, there.region)
+        else:
+            self.warming.begin(new.id, *self.locate(new.model_arn))
         self.store.tags.put(arn, {tag["key"]: tag["value"] for tag in given.get("tags", [])})
         return {"customModelDeploymentArn": arn}
 
     def deployment(self, call: Call) -> Given:
-        return deployed(self.deployment_of(call.given["customModelDeploymentIdentifier"]), "modelDeploymentName")
+        found = self.deployment_of(call.given["customModelDeploymentIdentifier"])
+        status, failure = self.warming.status(found.id)
+        return deployed(found, status, "modelDeploymentName") | ({"failureMessage": failure} if failure else {})
 
     def deployments(self, call: Call) -> Given:
         given = call.given
-        found = [deployed(one, "customModelDeploymentName") for one in self.store.deployments.all()]
+        found = [
+            deployed(one, self.warming.status(one.id)[0], "customModelDeploymentName")
+            for one in self.store.deployments.all()
+        ]
         wanted = given.get("modelArnEquals")
         listed = [one for one in found if wanted in (None, one["modelArn"])]
         filters = {"createdAfter": "creationTimeAfter", "createdBefore": "creationTimeBefore"}
@@ -155,10 +165,13 @@ class Models:
         found = self.deployment_of(call.given["customModelDeploymentIdentifier"])
         self.made(call.given["modelArn"])
         self.store.deployments.point(found.id, call.given["modelArn"], int(time.time()))
+        self.warming.begin(found.id, *self.locate(call.given["modelArn"]))
         return {"customModelDeploymentArn": names.deployment_arn(found.id, found.region)}
 
     def delete_deployment(self, call: Call) -> Given:
-        self.store.deployments.delete(self.deployment_of(call.given["customModelDeploymentIdentifier"]).id)
+        found = self.deployment_of(call.given["customModelDeploymentIdentifier"])
+        self.store.deployments.delete(found.id)
+        self.warming.forget(found.id)
         return {}
 
     def deployment_of(self, identifier: str) -> Deployment:
@@ -167,6 +180,17 @@ class Models:
         if found is None:
             raise AwsError("ResourceNotFoundException", f"no deployment {identifier[:200]!r}", 404)
         return found
+
+    def locate(self, identifier: str) -> tuple[Path, list[str], Model | None]:
+        """Directory and names of the base model, and the tuned model if it is one. Raises AwsError."""
+        if ":custom-model-deployment/" in identifier:
+            identifier = self.deployment_of(identifier).model_arn
+        tuned = self.store.models.get(identifier)
+        if ":custom-model/" in identifier:
+            tuned = self.store.models.get(self.made(identifier).fine_tuned_model or "")
+        catalogue = self.server.catalogue
+        base = Path(tuned.base) if tuned else catalogue.find(self.jobs.intake.base_model(identifier))
+        return base, catalogue.names(base) or [base.name], tuned
 
     def tag(self, call: Call) -> Given:
         self.store.tags.put(self._tagged(call), {tag["key"]: tag["value"] for tag in call.given["tags"]})
@@ -209,7 +233,7 @@ def foundation(model: str, region: str) -> Given:
     }
 
 
-def deployed(found: Deployment, name: str) -> Given:
+def deployed(found: Deployment, status: str, name: str) -> Given:
     """A deployment as Bedrock describes it; its name has one name in a list and another alone."""
     return {
         "customModelDeploymentArn": names.deployment_arn(found.id, found.region),
@@ -217,6 +241,6 @@ def deployed(found: Deployment, name: str) -> Given:
         "modelArn": found.model_arn,
         "createdAt": when(found.created_at),
         "lastUpdatedAt": when(found.updated_at),
-        "status": "Active",
+        "status": status,
         "description": found.description,
     }

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,7 +22,6 @@ from grpo.server.aws.models import Models
 from grpo.server.aws.wire import Call
 from grpo.server.context import Server
 from grpo.server.errors import ApiError
-from grpo.server.records import Model
 
 Given = dict[str, Any]
 STREAM = "application/vnd.amazon.eventstream"
@@ -48,7 +46,7 @@ class Runtime:
         else:
             body, nova = chat.of_invoke(call.given.get("body", b""))
         model: str = call.given["modelId"]
-        base, known, tuned = await run_in_threadpool(self.locate, model)
+        base, known, tuned = await run_in_threadpool(self.models.locate, model)
         body["model"] = tuned.id if tuned else known[0]
         started = time.monotonic()
         async with AsyncExitStack() as stack:
@@ -70,17 +68,6 @@ class Runtime:
                 told = wire.write(call, chat.to_converse(found, milliseconds))
                 return Response(told.body, told.status, told.headers)
             return Response(chat.to_invoke(found, nova, model), media_type="application/json")
-
-    def locate(self, identifier: str) -> tuple[Path, list[str], Model | None]:
-        """Directory and names of the base model, and the tuned model if it is one. Raises AwsError."""
-        if ":custom-model-deployment/" in identifier:
-            identifier = self.models.deployment_of(identifier).model_arn
-        tuned = self.server.store.models.get(identifier)
-        if ":custom-model/" in identifier:
-            tuned = self.server.store.models.get(self.models.made(identifier).fine_tuned_model or "")
-        catalogue, intake = self.server.catalogue, self.models.jobs.intake
-        base = Path(tuned.base) if tuned else catalogue.find(intake.base_model(identifier))
-        return base, catalogue.names(base) or [base.name], tuned
 
 
 async def sent(client: httpx.AsyncClient, body: Given) -> httpx.Response:
