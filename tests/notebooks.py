@@ -1,7 +1,7 @@
 """AWS's sample notebooks for reinforcement fine-tuning, unedited but for two lines, against ``grpo serve``.
 
-    python tests/notebooks.py SAMPLES [--only TEXT] [--rows N] [--gsm8k DIR] [--urls DIR] [--tiktoken DIR]
-                              [--make-finqa] [--out FILE]
+    python tests/notebooks.py SAMPLES [--only TEXT] [--rows N] [--own-rows N] [--make-finqa]
+                              [--gsm8k DIR] [--urls DIR] [--tiktoken DIR] [--keep DIR] [--out FILE]
 
 SAMPLES is the folder custom-models/bedrock-reinforcement-fine-tuning of github.com/aws-samples/amazon-bedrock-samples,
 which is not part of this project. All runs in a copy of it, with the first rows of its data, in an environment that
@@ -175,7 +175,7 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Path:
     """A copy of the samples with short data, a kernel in the notebooks' environment; the samples' folder."""
     samples = work / "samples"
     shutil.copytree(arguments.samples, samples)
-    shorten(samples / "datasets", arguments.rows)
+    shorten(samples / "datasets", arguments.own_rows)
     if arguments.urls:
         shutil.copytree(arguments.urls, work / "urls")
         shorten(work / "urls", arguments.rows)
@@ -282,7 +282,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path)
     parser.add_argument("--only", default="", help="part of a notebook's name")
-    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=40, help="of data that cells download; 40 make a batch of 32")
+    parser.add_argument("--own-rows", type=int, default=12, help="of the samples' own data; a batch has 4")
     parser.add_argument("--make-finqa", action="store_true", help="where its own data cannot be had")
     for name in ("gsm8k", "urls", "tiktoken", "keep", "out"):
         parser.add_argument(f"--{name}", type=lambda text: Path(text).resolve())
@@ -292,6 +293,7 @@ def main() -> int:
     if arguments.out:
         told = {
             "rows": arguments.rows,
+            "own_rows": arguments.own_rows,
             "finqa": "made" if arguments.make_finqa else "its own",
             "model": DEMO_MODEL,
             "versions": versions(),

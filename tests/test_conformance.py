@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from grpo.server.conformance import differences, unmet
+from grpo.server.conformance import Target, differences, observe, unmet
 from grpo.server.probes import Probe, probes
 
 from servers import KEY, Served
@@ -103,3 +105,31 @@ def test_probes_are_told_apart_and_known_answers_have_a_source() -> None:
     assert len({probe.name for probe in found}) == len(found)
     own = {"who am I", "an unknown metric"}
     assert [probe.name for probe in found if probe.known and not probe.source and probe.name not in own] == []
+
+
+def test_without_a_key_one_is_made_of_credentials(served: Served, tmp_path: Path) -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "GRPO_"))}
+    plain |= {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    words = [sys.executable, "-m", "grpo", "conformance", "--endpoint", served.url.removesuffix("/v1")]
+    made = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "thing"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=plain | made)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=plain)
+    assert done.returncode != 0
+    assert "no key: " in done.stderr
+
+
+def test_a_server_of_another_kind(tmp_path: Path) -> None:
+    """Pages instead of JSON: wrong answers, told as they are."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            target = Target("us-west-2", f"http://127.0.0.1:{other.server_port}", "key")
+            answer = observe(probes()[0], target)
+        finally:
+            other.shutdown()
+            thread.join()
+    assert answer["status"] == 404
+    assert "File not found" in answer["message"]
+    assert unmet(probes()[0], answer)

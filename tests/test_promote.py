@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from grpo.server.store import Database, Store
 
 from servers import Served, amazon, method, rows, wait_for
 
@@ -135,6 +138,7 @@ def test_a_program_that_fails_is_an_error(here: tuple[Served, str], tmp_path: Pa
         (["--api", "both"], "openai or bedrock"),
         ([*NATIVE, "--set", "evalInterval=5"], "'batchSize' failed to satisfy constraint"),
         ([*NATIVE, "--set", "batchSize=16", "--set", "epochs=2"], "epochs is no hyperparameter"),
+        ([*NATIVE, "--set", "batchSize=16", "--set", "reasoningEffort=utmost"], "'reasoningEffort' failed to satisfy"),
     ],
 )
 def test_what_is_missing_is_named(here: tuple[Served, str], tmp_path: Path, words: list[str], said: str) -> None:
@@ -142,3 +146,26 @@ def test_what_is_missing_is_named(here: tuple[Served, str], tmp_path: Path, word
     assert done.returncode != 0
     assert said in done.stderr
     assert not (tmp_path / "promoted" / "promote.py").exists()
+
+
+def test_what_was_deleted_here_cannot_go_there(here: tuple[Served, str], tmp_path: Path) -> None:
+    """The function's code, then a file: each is named, and nothing is made."""
+    served, job = here
+    copy = tmp_path / "copy"
+    shutil.copytree(served.data, copy)
+    store = Store(Database(copy / "state.db"))
+    record = store.jobs.get(job)
+    assert record
+    assert store.files.delete(record.training_file)
+    words = ["promote", job, "--region", REGION, "--data-dir", str(copy), "--out", str(tmp_path / "out"), "--yes"]
+
+    def refusal() -> str:
+        command = [sys.executable, "-m", "grpo", *words, "--function-role", ROLE]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode != 0
+        return done.stderr
+
+    assert "training_file was deleted" in refusal()
+    store.functions.delete("letters")
+    store.database.close()
+    assert "has no code here" in refusal()

@@ -127,6 +127,8 @@ def test_certificates_are_kept_until_names_or_time_change(tmp_path: Path) -> Non
     renewed = tls.prepare(tmp_path / "tls", ["b.example"])
     left = x509.load_pem_x509_certificate(renewed.certificate.read_bytes()).not_valid_after_utc - datetime.now(UTC)
     assert left > timedelta(days=300)
+    renewed.certificate.unlink()
+    assert tls.prepare(tmp_path / "tls", ["b.example"]).certificate.exists()
 
 
 def _expire(found: tls.Files) -> None:
@@ -180,3 +182,10 @@ def test_paths_of_bedrock_are_all_known() -> None:
             if not path.startswith("/v1/"):
                 assert entry.PATHS.match(path), path
                 assert entry.bedrock(path) == service, path
+
+
+def test_functions_with_a_network_and_https_do_not_go_together(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "grpo", "serve", "--tls", "--function-network", "--data-dir", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "leave out --function-network or --tls" in done.stderr
