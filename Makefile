@@ -57,6 +57,7 @@ kill-loop: setup  ## N kills at random moments of jobs; the result must be that 
 
 fuzz: setup  ## ten thousand requests of all kinds at every operation
 	@FUZZ_EXAMPLES=260 FUZZ_RESULT=benchmarks/reliability/fuzz.json $(VENV)/python -m pytest -q tests/test_server_fuzz.py
+	@AWS_FUZZ_EXAMPLES=100 $(VENV)/python -m pytest -q tests/test_aws_fuzz.py
 
 gpu-proof: setup  ## what only a GPU can show: kernels' tests, memory against the plan, running out of memory, trainings
 	@GRPO_TEST_KERNELS=card $(VENV)/python -m pytest -q -n 8 tests/test_kernels.py tests/test_kernels_loss.py tests/test_kernel_proof.py

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from grpo import cli_data, cli_engine, cli_plan, engine, offline
+from grpo import cli_console, cli_data, cli_engine, cli_plan, engine, offline
 from grpo import doctor as diagnosis
 from grpo.config import Config
 from grpo.config import explain as explain_field
@@ -30,8 +30,10 @@ app.command("import-data")(cli_data.import_data)
 app.command()(cli_plan.plan)
 app.command()(cli_plan.quantise)
 app.command()(cli_engine.engine)
+app.command()(cli_console.ui)
 app.command()(server.serve)
 app.command()(server.trust)
+app.command()(server.console)
 app.command()(cli_cloud.promote)
 app.command()(cli_cloud.conformance)
 app.command()(cli_jobs.events)

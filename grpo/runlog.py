@@ -120,8 +120,7 @@ class RunLog:
 
     def load_rollouts(self, step: int) -> list[Group] | None:
         """The groups of a step that was sampled but not trained on before a crash, or None."""
-        path = self.rollouts_path(step)
-        return [_parse(record) for record in read_lines(path)] if path.exists() else None
+        return read_rollouts(self.directory, step)
 
     def load_evaluation(self, name: str) -> list[Group]:
         """The groups of an evaluation; empty where there was none."""
@@ -129,6 +128,12 @@ class RunLog:
 
     def save_evaluation(self, name: str, groups: Seq[Group]) -> None:
         write_atomic(self.directory / "evals" / f"{name}.jsonl", "".join(json.dumps(_dump(g)) + "\n" for g in groups))
+
+
+def read_rollouts(directory: Path, step: int) -> list[Group] | None:
+    """The groups of a step of the run in ``directory``, or None."""
+    path = directory / "rollouts" / f"step_{step:06d}.jsonl"
+    return [_parse(record) for record in read_lines(path)] if path.exists() else None
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

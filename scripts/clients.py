@@ -21,6 +21,8 @@ PYTHON = {
 """Each with an environment of its own."""
 NODE = "openai@6"
 """The last major version for Node.js 20."""
+AXE = "axe-core@4"
+"""Judges pages for screen readers and keyboards."""
 SOURCES = {"trl": "trl==1.16.0", "liger": "liger-kernel==0.8.5"}
 """Alone: what they need is in our own environment."""
 ON_REQUEST = {
@@ -44,6 +46,12 @@ def main() -> int:
         node.mkdir()
         run("openai-node", ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(node), NODE])
         (node / "ready").touch()
+    axe = HOME / "axe"
+    if shutil.which("npm") and not (axe / "ready").exists():
+        shutil.rmtree(axe, ignore_errors=True)
+        axe.mkdir()
+        run("axe-core", ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(axe), AXE])
+        (axe / "ready").touch()
     if node.exists():
         shutil.copy(ROOT / "tests" / "clients" / "scenario.mjs", node / "scenario.mjs")
     for name, package in SOURCES.items():

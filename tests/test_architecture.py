@@ -86,8 +86,10 @@ ORDER = [
     "export",
     "standalone",
     "train",
+    "console",
     "server",
     "testing",
+    "cli_console",
     "cli_data",
     "cli_plan",
     "cli_engine",
@@ -100,7 +102,16 @@ ONLY_IN = {
     "triton": set(),
     "peft": {"adapted", "policy", "shapes", "export"},
     "transformers": {"attention", "policy", "shapes", "standalone", "demo_model"},
-    "typer": {"cli", "cli_data", "cli_engine", "cli_plan", "server/cli", "server/cli_jobs", "server/cli_cloud"},
+    "typer": {
+        "cli",
+        "cli_console",
+        "cli_data",
+        "cli_engine",
+        "cli_plan",
+        "server/cli",
+        "server/cli_jobs",
+        "server/cli_cloud",
+    },
     "matplotlib": {"plot"},
     "httpx": {
         "connection",
@@ -119,7 +130,7 @@ ONLY_IN = {
     "moto": {"server/aws/*"},
     "regex": {"server/aws/checks"},
     "cbor2": {"server/aws/cbor"},
-    "uvicorn": {"server/serve", "server/protocol", "testing"},
+    "uvicorn": {"server/serve", "server/protocol", "testing", "console/server"},
     "pytest": {"testing"},
     "python_multipart": {"server/uploads"},
     "scipy": {"linefit", "flatness", "forecast"},
@@ -133,6 +144,7 @@ SERVER_ORDER = [
     "keys",
     "aws_auth",
     "guard",
+    "console",
     "uploads",
     "catalogue",
     "training_files",
@@ -209,7 +221,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_every_file_has_its_place() -> None:
     found = [p.stem for p in ROOT.glob("grpo/*.py") if p.stem != "__init__"]
-    assert sorted(ORDER) == sorted([*found, "server"])
+    assert sorted(ORDER) == sorted([*found, "console", "server"])
     inside = [p.stem for p in ROOT.glob("grpo/server/*.py") if p.stem != "__init__"]
     assert sorted(SERVER_ORDER) == sorted([*inside, "store", "openai", "aws"])
 

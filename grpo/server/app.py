@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from grpo.console.gate import Gate
 from grpo.errors import SetupError
 from grpo.sandbox import strongest
-from grpo.server import keys
+from grpo.server import console, keys
 from grpo.server.aws import entry
 from grpo.server.catalogue import Catalogue
 from grpo.server.context import Server, known_query
@@ -67,6 +68,7 @@ class Opened:
                 )
             self.key_sha256, self.new_key = keys.load_or_create(data.root / "key")
         store = Store(Database(data.database))
+        self.gate = Gate(data.root / "console", secure=settings.tls)
         sweep(data, store)
         self.server = Server(
             settings=settings,
@@ -133,8 +135,10 @@ def create_app(opened: Opened) -> FastAPI:
     app.add_api_route("/healthz", health, methods=["GET"])
     _handle_errors(app)
     _describe(app)
-    app.add_middleware(Faces, amazon=entry.Amazon(opened.server))
-    app.add_middleware(Guard, gatekeeper=Gatekeeper(opened.settings, opened.key_sha256), render=refusal)
+    pages = console.application(opened.server.store, opened.server.data, opened.gate)
+    app.add_middleware(Faces, amazon=entry.Amazon(opened.server), pages=pages)
+    gatekeeper = Gatekeeper(opened.settings, opened.key_sha256, opened.gate)
+    app.add_middleware(Guard, gatekeeper=gatekeeper, render=refusal)
     if origins := opened.settings.allowed_origins:  # outside the guard: a browser asks first, without a key
         app.add_middleware(
             CORSMiddleware,
@@ -147,15 +151,16 @@ def create_app(opened: Opened) -> FastAPI:
 
 
 class Faces:
-    """Amazon's APIs in front of OpenAI's, on one port."""
+    """Amazon's APIs and the console in front of OpenAI's API, on one port."""
 
-    def __init__(self, app: ASGIApp, amazon: entry.Amazon) -> None:
-        self.openai, self.amazon = app, amazon
+    def __init__(self, app: ASGIApp, amazon: entry.Amazon, pages: ASGIApp) -> None:
+        self.openai, self.amazon, self.pages = app, amazon, pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """By what the request says that it means."""
         to_amazon = scope["type"] == "http" and entry.meant(scope) is not None
-        await (self.amazon if to_amazon else self.openai)(scope, receive, send)
+        to_pages = scope["type"] == "http" and (scope["path"] == "/" or scope["path"].startswith("/console/"))
+        await (self.amazon if to_amazon else self.pages if to_pages else self.openai)(scope, receive, send)
 
 
 def _describe(app: FastAPI) -> None:

@@ -64,6 +64,12 @@ def check_token(token: str, region: str, known: Credentials | None, now: datetim
         _compare(request, query.get("X-Amz-Signature", ""), query["X-Amz-Date"], scope, known)
 
 
+def check_key_id(headers: Mapping[str, str], known: Credentials) -> None:
+    """Raises BadSignature unless the request names the known key: before anything is read for a stranger."""
+    if f"Credential={known.access_key_id}/" not in headers["authorization"]:
+        raise BadSignature("the access key id is not the one this server knows")
+
+
 def token_region(token: str) -> str | None:
     """The region that a Bedrock token was made for; None of any other key."""
     try:

@@ -82,6 +82,17 @@ def trust(data_dir: DataDir = None) -> None:
     print(f"export NODE_EXTRA_CA_CERTS={shlex.quote(str(found.authority))}")
 
 
+def console(data_dir: DataDir = None) -> None:
+    """A link that logs one browser in to the console of ``grpo serve``, within a quarter of an hour."""
+    from grpo.console.gate import Gate
+
+    _, data = open_data(data_dir)
+    if not data.address.exists():
+        raise ConfigError(f"{data.root}: no server was started here yet. Start one with: grpo serve")
+    url = data.address.read_text()
+    print(Gate(data.root / "console", secure=url.startswith("https")).link(url))
+
+
 @files.command("ls")
 def list_files(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """All files, newest first."""

@@ -11,16 +11,21 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.cookies import SimpleCookie
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from grpo.console.gate import COOKIE, Gate
 from grpo.server import aws_auth, keys
 from grpo.server.aws_auth import BadSignature, Credentials
 from grpo.server.errors import ApiError, Forbidden, TooLarge, Unauthorized
 from grpo.server.settings import LOOPBACK, Settings
 
 OPEN = frozenset({"/healthz"})
+PAGES = re.compile(r"/|/console/static/[a-z.]+|/console/login")
+"""Of the console: they hold nothing of anybody's; what they show, they ask for below CONSOLE."""
+CONSOLE = "/console/api/"
 UPLOADS = re.compile(r"^(/openai)?/v1/files/?$")
 LARGE = re.compile(r"/(s3|lambda)/aws4_request")
 """Signed for a service whose requests bear objects and archives."""
@@ -50,6 +55,7 @@ class Gatekeeper:
 
     settings: Settings
     key_sha256: str
+    gate: Gate
 
     def check(self, scope: Scope) -> "Signed":
         """Raises the ApiError to answer with. Returns what a signature says of the body."""
@@ -58,9 +64,22 @@ class Gatekeeper:
         if len(scope["headers"]) > MOST_HEADERS or head > LONGEST_HEAD:
             raise TooLarge(f"more than {MOST_HEADERS} headers, or than {LONGEST_HEAD} bytes of them")
         self._check_host(headers.getlist("host"))
-        self._check_origin(headers.getlist("origin"), headers.get("sec-fetch-site"))
+        own = (
+            f"{'https' if self.settings.tls else 'http'}://{headers['host']}"  # the console's pages are of this server
+        )
+        others = [origin for origin in headers.getlist("origin") if origin != own]
+        self._check_origin(others, headers.get("sec-fetch-site"))
         self._check_length(scope, headers)
-        return NOTHING if scope["path"] in OPEN else self._check_key(scope, headers)
+        path = scope["path"]
+        if path in OPEN or PAGES.fullmatch(path) or (path.startswith(CONSOLE) and self._logged_in(headers)):
+            return NOTHING
+        return self._check_key(scope, headers)
+
+    def _logged_in(self, headers: Headers) -> bool:
+        """Whether a browser brings the console's cookie, and brings it from a page of this server."""
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+        return own and morsel is not None and self.gate.accepts(morsel.value)
 
     def _check_host(self, hosts: list[str]) -> None:
         match = HOST.match(hosts[0]) if len(hosts) == 1 else None
@@ -129,6 +148,7 @@ class Gatekeeper:
         if known is None:
             return NOTHING
         if stated is None:
+            aws_auth.check_key_id(headers, known)  # a stranger's body is not read
             return Signed(verify=lambda sha256: check(sha256, known))
         return Signed(sha256=stated if DIGEST.fullmatch(stated) else None)  # S3's clients may leave the body unsigned
 

@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
     )
+    opened.server.data.address.write_text(opened.settings.url)
     show(Console(emoji=False), opened)
     try:
         uvicorn.Server(config).run(sockets=[listener])
@@ -84,6 +85,7 @@ def show(console: Console, opened: Opened) -> None:
         if opened.new_key
         else f"key        {'GRPO_API_KEY' if settings.api_key else 'as shown at the first start'}",
         f"aws        export AWS_ENDPOINT_URL={settings.url}   and any credentials: docs/aws.md",
+        f"console    {opened.gate.link(settings.url)}   logs one browser in; `grpo console` makes another link",
         *(['trust      eval "$(grpo trust)"   so that clients know the certificate'] if settings.tls else []),
         f"data       {opened.server.data.root}",
         f"models     {', '.join(sorted(opened.server.catalogue.table)) or 'none: --map ID=DIRECTORY adds one'}",

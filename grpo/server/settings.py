@@ -107,6 +107,11 @@ class DataDirectory:
         """The SQLite file."""
         return self.root / "state.db"
 
+    @property
+    def address(self) -> Path:
+        """Where the server says its URL, for ``grpo console``."""
+        return self.root / "url"
+
     def file(self, file_id: str) -> Path:
         """The bytes of an uploaded file; the id is one that the server made."""
         return self.files / file_id

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from moto.core.model import OperationModel
-from moto.core.parse import PROTOCOL_PARSERS
+from moto.core.parse import PROTOCOL_PARSERS, RequestParserError
 from moto.core.request import Request, determine_request_protocol
 from moto.core.routing import get_service_router
 from moto.core.serialize import ResponseDict, get_serializer_class
@@ -66,9 +66,14 @@ def _parsed(service: str, request: Request) -> tuple[OperationModel, dict[str, A
         "url_params": in_path,
     }
     try:
-        return operation, PROTOCOL_PARSERS[protocol](operation).parse(asked), protocol
+        given = PROTOCOL_PARSERS[protocol](operation).parse(asked)
+    except RequestParserError as error:
+        raise AwsError("MalformedXML", f"the body is not well-formed XML: {str(error)[:100]}") from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise unreadable(error) from None
+    if not isinstance(given, dict):
+        raise AwsError("SerializationException", "the body is no object")
+    return operation, given, protocol
 
 
 def _is_cbor(request: Request) -> bool:
@@ -81,9 +86,10 @@ def _of_cbor(service: str, request: Request) -> tuple[OperationModel, dict[str, 
     if name not in operations(service):
         raise unknown_operation(service, name)
     try:
-        return get_service_model(service).operation_model(name), cbor.loads(request.data), cbor.PROTOCOL
+        given = cbor.loads(request.data)
     except ValueError as error:
         raise unreadable(error) from None
+    return get_service_model(service).operation_model(name), given, cbor.PROTOCOL
 
 
 def unreadable(error: Exception) -> AwsError:

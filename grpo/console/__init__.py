@@ -1,0 +1,1 @@
+"""The console: pages on runs, in a browser."""

@@ -1,0 +1,54 @@
+// Elements from names, attributes and children. Text is always textContent: what a model wrote is never markup.
+
+export function h(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "share") element.style.setProperty("--share", `${value}%`);
+    else element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+export function show(...children) {
+  document.getElementById("main").replaceChildren(...children);
+}
+
+export function crumbs(...pairs) {
+  const links = pairs.map(([text, target], at) =>
+    h("a", { href: target, "aria-current": at === pairs.length - 1 ? "page" : null }, text));
+  document.getElementById("crumbs").replaceChildren(...links);
+  document.title = [...pairs.map(([text]) => text)].reverse().concat("grpo").join(" · ");
+}
+
+export function say(text) {
+  const place = document.getElementById("said");
+  place.textContent = text;
+  place.classList.remove("hidden");
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => place.classList.add("hidden"), 4000);
+}
+
+export function number(value, digits = 3) {
+  if (value === null || value === undefined) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 10000) return Math.round(value).toLocaleString("en");
+  if (size < 0.001) return value.toExponential(1);
+  return String(Number(value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : digits)));
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+const KINDS = { running: "live", starting: "live", queued: "live", converged: "good", saturated: "good", succeeded: "good", collapsed: "bad", no_signal: "bad", failed: "bad", diverged: "bad" };
+
+export function status(name) {
+  return h("span", { class: `status ${KINDS[name] ?? "plain"}` }, name.replaceAll("_", " "));
+}
