@@ -1,4 +1,4 @@
-"""``grpo ui``: runs in a browser."""
+"""``grpo ui``, ``grpo report``: runs for the eye."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,3 +32,17 @@ def ui(
         )
 
     server.serve(source, user_data_path("grpo") / "console", port, tell)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    out: Annotated[Path | None, typer.Option(help="Default: report.html in the run's directory.")] = None,
+) -> None:
+    """One HTML file about a run, to send to somebody: verdict, curve, numbers, best and worst completions."""
+    from grpo.report import save_report
+
+    target = out or run / "report.html"
+    if not (run / "config.json").is_file():
+        raise ConfigError(f"{run}: no run there (no config.json)")
+    save_report(run, target)
+    print(target)

@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -269,16 +270,30 @@ def main() -> None:
         os.write(answers, reply.encode()[-60_000:] + b"\n")
         return
     write_all(answers, json.dumps({"serial": 0, "ok": None}).encode() + b"\n")
-    memory = options["memory"] >> 20
-    context = SimpleNamespace(
-        function_name=options["name"], function_version="$LATEST", memory_limit_in_mb=memory, aws_request_id="local"
-    )
+    context = context_of(options)
     for line in lines:
         request = json.loads(line)
+        context.aws_request_id = request.get("request_id") or str(uuid.uuid4())
         until = time.monotonic() + request["timeout"]
         context.get_remaining_time_in_millis = lambda until=until: max(0, int(1000 * (until - time.monotonic())))
         write_all(answers, answer(function, request, context, options))
         tidy(options["scratch"], kept)
+
+
+def context_of(options: dict[str, Any]) -> SimpleNamespace:
+    """What Lambda tells a handler (docs.aws.amazon.com/lambda/latest/dg/python-context.html)."""
+    name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", options["name"])
+    region = os.environ.get("AWS_REGION", "us-west-2")
+    return SimpleNamespace(
+        function_name=name,
+        function_version="$LATEST",
+        invoked_function_arn=f"arn:aws:lambda:{region}:123456789012:function:{name}",
+        memory_limit_in_mb=options["memory"] >> 20,
+        log_group_name=f"/aws/lambda/{name}",
+        log_stream_name="local",
+        identity=None,
+        client_context=None,
+    )
 
 
 def write_all(target: int, content: bytes) -> None:

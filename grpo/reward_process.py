@@ -55,13 +55,17 @@ class ProcessFunction:
             self.close()
             raise RewardError(f"{code}: cannot be loaded:\n{error}") from None
 
-    def call(self, events: Any) -> Any:
-        """What the handler returns for a batch, or for any one event. Raises CallFailed."""
+    def call(self, events: Any, request_id: str | None = None) -> Any:
+        """What the handler returns for a batch, or for any one event. Raises CallFailed.
+
+        ``request_id``: what its context calls this call.
+        """
         if self._process is None:
             self._start()
         self._serial += 1
         self._most = reward_host.MOST_BYTES * 2 + reward_host.MOST_BYTES_EACH * reward_host.count(events)
         request = {"serial": self._serial, "event": events, "timeout": self.config.timeout_s}
+        request |= {"request_id": request_id} if request_id else {}
         return self._exchange(json.dumps(request).encode() + b"\n", self._serial)
 
     def close(self) -> None:

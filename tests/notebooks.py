@@ -262,7 +262,7 @@ def run_all(arguments: argparse.Namespace, work: Path, console: Console) -> list
     samples = prepare(arguments, work)
     model = ROOT / ".cache" / "models" / DEMO_MODEL
     mapped = [word for name in MODELS for word in ("--map", f"{name}={model}")]
-    served = Served(work / "data", model, "--function-network", "--sampler", "auto", *mapped)
+    served = Served(work / "data", model, "--function-network", "--sampler", "auto", "--engine-memory", "4", *mapped)
     keep = arguments.keep or work / "executed"
     keep.mkdir(parents=True, exist_ok=True)
     try:

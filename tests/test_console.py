@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
 import pytest
+from hostile_text import payloads
 from made_run import group, make, record
+from prometheus_client.parser import text_string_to_metric_families
 
 from grpo.advantages import normalise
 from grpo.console import gate as gates
@@ -20,7 +23,7 @@ from grpo.console.run_view import RunView, shares
 from grpo.console.sources import Directories
 from grpo.console.table import Table
 
-from servers import KEY, Served
+from servers import KEY, Served, method, rows
 
 
 def write(path: Path, records: list[dict]) -> None:
@@ -281,5 +284,82 @@ def test_the_servers_console(tmp_path: Path, tiny_model: Path) -> None:
         again = served.cli("console").strip()
         assert other.post("/console/login", json={"code": again.partition("#login=")[2]}).status_code == 200
         assert other.get("/console/api/runs/ftjob-nobody").status_code == 404
+    finally:
+        served.stop()
+
+
+def test_a_report_is_one_file_and_runs_nothing(tmp_path: Path) -> None:
+    """Hostile completions are escaped: parsed by an independent parser, the file has no element of theirs."""
+    texts = payloads()
+    make(tmp_path / "run", 6, texts=texts)
+    done = subprocess.run(
+        [sys.executable, "-m", "grpo", "report", str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    tags: set[str] = set()
+    said: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            tags.add(tag)
+            assert not [name for name, _ in attributes if name.startswith("on")]
+
+        def handle_data(self, data: str) -> None:
+            said.append(data)
+
+    Reader().feed((tmp_path / "run" / "report.html").read_text())
+    assert tags <= {
+        *(
+            "html",
+            "head",
+            "meta",
+            "title",
+            "style",
+            "body",
+            "h1",
+            "h2",
+            "h3",
+            "p",
+            "img",
+            "table",
+            "tr",
+            "th",
+            "td",
+            "pre",
+        ),
+    }
+    assert texts[-1] in said
+    assert texts[0] in said
+    assert "the next 20 steps gain less than 0.02" in " ".join(said)
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", make(tmp_path / "begun", 0).directory):
+        done = subprocess.run([sys.executable, "-m", "grpo", "report", str(place)], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "no run there" in done.stderr or "no finished step" in done.stderr
+
+
+def test_prometheus_reads_the_jobs(tmp_path: Path, tiny_model: Path) -> None:
+    """By its own parser; the key is asked for."""
+    served = Served(tmp_path / "data", tiny_model)
+    try:
+        served.deploy(tmp_path)
+        client = served.client()
+        file = client.files.create(file=("t.jsonl", rows(200)), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, extra_body={"method": method()})
+        url, key = served.url.replace("/v1", "/metrics"), {"authorization": f"Bearer {KEY}"}
+        assert httpx.get(url).status_code == 401
+        deadline = time.monotonic() + 120
+        found: dict = {}
+        while ("grpo_job_reward", job.id) not in found:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.3)
+            families = text_string_to_metric_families(httpx.get(url, headers=key).text)
+            samples = [sample for family in families for sample in family.samples]
+            found = {(s.name, s.labels.get("status", s.labels.get("job"))): s.value for s in samples}
+        assert found["grpo_jobs", "running"] == 1
+        assert found["grpo_jobs", "failed"] == 0
+        assert 0 <= found["grpo_job_reward", job.id] <= 1
+        assert found["grpo_job_steps", job.id] >= 1
+        client.fine_tuning.jobs.cancel(job.id)
     finally:
         served.stop()

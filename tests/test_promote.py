@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from grpo.server.store import Database, Store
 
-from servers import Served, amazon, method, rows, wait_for
+from servers import REWARD, Served, amazon, method, rows, wait_for
 
 ROLE = "arn:aws:iam::123456789012:role/Any"
 REGION = "us-west-2"
@@ -139,6 +141,10 @@ def test_a_program_that_fails_is_an_error(here: tuple[Served, str], tmp_path: Pa
         ([*NATIVE, "--set", "evalInterval=5"], "'batchSize' failed to satisfy constraint"),
         ([*NATIVE, "--set", "batchSize=16", "--set", "epochs=2"], "epochs is no hyperparameter"),
         ([*NATIVE, "--set", "batchSize=16", "--set", "reasoningEffort=utmost"], "'reasoningEffort' failed to satisfy"),
+        ([*NATIVE, "--set", "batchSize=16", "--name", "a b"], "'jobName' failed to satisfy"),
+        ([*NATIVE, "--set", "batchSize=16", "--bucket", "No_Such"], "'trainingDataConfig.s3Uri' failed to satisfy"),
+        (["--function", FUNCTION, "--set", "maxPromptLength=9"], "takes epochCount, batchSize, learningRate only"),
+        (["--function-role", "no-role"], "'role' failed to satisfy"),
     ],
 )
 def test_what_is_missing_is_named(here: tuple[Served, str], tmp_path: Path, words: list[str], said: str) -> None:
@@ -156,6 +162,9 @@ def test_what_was_deleted_here_cannot_go_there(here: tuple[Served, str], tmp_pat
     store = Store(Database(copy / "state.db"))
     record = store.jobs.get(job)
     assert record
+    settings = json.dumps(record.settings).replace(str(served.data), str(copy))  # as where the directory was moved
+    with sqlite3.connect(copy / "state.db") as database:
+        database.execute("UPDATE jobs SET settings = ? WHERE id = ?", (settings, job))
     assert store.files.delete(record.training_file)
     words = ["promote", job, "--region", REGION, "--data-dir", str(copy), "--out", str(tmp_path / "out"), "--yes"]
 
@@ -166,6 +175,16 @@ def test_what_was_deleted_here_cannot_go_there(here: tuple[Served, str], tmp_pat
         return done.stderr
 
     assert "training_file was deleted" in refusal()
-    store.functions.delete("letters")
     store.database.close()
+    shutil.rmtree(copy / "functions")
     assert "has no code here" in refusal()
+
+
+def test_the_code_is_that_which_the_job_was_trained_with(here: tuple[Served, str], tmp_path: Path) -> None:
+    """What has come under the function's name since stays here."""
+    served, _ = here
+    served.deploy(tmp_path, "def lambda_handler(event, context):\n    return 'another'\n")
+    done = promote(here, tmp_path, "--function-role", ROLE, said="n\n")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "promoted" / "letters.zip") as archive:
+        assert archive.read("letters.py").decode() == REWARD

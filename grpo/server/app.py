@@ -11,7 +11,7 @@ from typing import IO, Any
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from grpo.console.gate import Gate
 from grpo.errors import SetupError
 from grpo.sandbox import strongest
-from grpo.server import console, keys
+from grpo.server import console, keys, prometheus
 from grpo.server.aws import entry
 from grpo.server.catalogue import Catalogue
-from grpo.server.context import Server, known_query
+from grpo.server.context import Server, ServerDependency, known_query
 from grpo.server.engines import EnginePool
-from grpo.server.errors import ApiError, Invalid, Unavailable
+from grpo.server.errors import ApiError, Invalid, NotImplementedHere, Unavailable
 from grpo.server.graders import Graders
 from grpo.server.guard import Gatekeeper, Guard
 from grpo.server.openai import files, graders, inference, jobs, models
@@ -133,6 +133,7 @@ def create_app(opened: Opened) -> FastAPI:
     for prefix in PREFIXES:
         app.include_router(everything, prefix=prefix, include_in_schema=prefix == PREFIXES[0], responses=REFUSALS)
     app.add_api_route("/healthz", health, methods=["GET"])
+    app.add_api_route("/metrics", measured, methods=["GET"])
     _handle_errors(app)
     _describe(app)
     pages = console.application(opened.server.store, opened.server.data, opened.gate)
@@ -180,6 +181,11 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+def measured(server: ServerDependency) -> Response:
+    """For Prometheus, which sends the key as a bearer token."""
+    return Response(prometheus.exposition(server), media_type=prometheus.CONTENT_TYPE)
+
+
 def refusal(error: ApiError) -> ASGIApp:
     """In the form of the API that was meant."""
 
@@ -198,7 +204,8 @@ def render(error: ApiError) -> ASGIApp:
     headers = {} if error.status in (429, 503) else {"x-should-retry": "false"}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse({"error": body}, error.status, headers=headers)
+    amazon = {"__type": "NotImplemented", "message": str(error)} if isinstance(error, NotImplementedHere) else {}
+    return JSONResponse({"error": body} | amazon, error.status, headers=headers)
 
 
 def _handle_errors(app: FastAPI) -> None:

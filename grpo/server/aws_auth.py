@@ -29,6 +29,10 @@ class BadSignature(Exception):
     """Why it is not accepted."""
 
 
+class NotHere(BadSignature):
+    """Signed for a service that this server does not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """A key pair that the server knows."""
@@ -131,6 +135,8 @@ def _compare(request: str, signature: str, date: str, scope: list[str], known: C
 
 def _scope(credential: str, region: str | None, services: tuple[str, ...]) -> list[str]:
     scope = unquote_plus(credential).split("/")
+    if len(scope) == 5 and scope[3] not in services and services != ("bedrock",):
+        raise NotHere(f"{scope[3][:64]} is not a service of this server")
     if len(scope) != 5 or scope[4] != "aws4_request" or scope[3] not in services:
         raise BadSignature(f"the credential scope must end in REGION/{services[-1]}/aws4_request")
     if region is not None and scope[2] != region:

@@ -34,6 +34,7 @@ def serve(
     concurrent_jobs: Annotated[int | None, typer.Option(min=1)] = None,
     engines: Annotated[int | None, typer.Option(min=1, help="Base models in memory for inference.")] = None,
     sampler: Annotated[str | None, typer.Option(help="Of the jobs: auto, vllm, transformers.")] = None,
+    engine_memory: Annotated[float | None, typer.Option(help="GiB of tokens of a job's engine on a CPU.")] = None,
     allowed_host: Annotated[list[str] | None, typer.Option(help="Another name of this server.")] = None,
     allowed_origin: Annotated[list[str] | None, typer.Option(help="A web origin that may call it.")] = None,
 ) -> None:
@@ -53,6 +54,7 @@ def serve(
         "concurrent_jobs": concurrent_jobs,
         "engines": engines,
         "sampler": sampler,
+        "engine_memory_gib": engine_memory,
         "allowed_hosts": tuple(allowed_host) if allowed_host else None,
         "allowed_origins": tuple(allowed_origin) if allowed_origin else None,
     }
@@ -76,7 +78,9 @@ def trust(data_dir: DataDir = None) -> None:
     _, data = open_data(data_dir)
     found = tls.files(data.certificates)
     if not found.bundle.exists():
-        raise ConfigError(f"{data.certificates}: no certificate yet. Start the server once with --tls")
+        raise ConfigError(
+            f"{data.certificates}: no certificate yet. Start the server once with --tls, or say its --data-dir"
+        )
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
         print(f"export {name}={shlex.quote(str(found.bundle))}")
     print(f"export NODE_EXTRA_CA_CERTS={shlex.quote(str(found.authority))}")

@@ -27,6 +27,7 @@ def promote(
     function_role: Annotated[str | None, typer.Option(help="ARN of the role that a new function gets.")] = None,
     job_role: Annotated[str | None, typer.Option(help="ARN of the job's role; of Bedrock's own API only.")] = None,
     bucket: Annotated[str | None, typer.Option(help="For data and results; of Bedrock's own API only.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the job and its model, by Bedrock's own API.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of a hyperparameter, in Bedrock's names.")
     ] = None,
@@ -50,6 +51,7 @@ def promote(
         function_role=function_role,
         job_role=job_role,
         bucket=bucket,
+        name=name,
         changes=dict(_number(text) for text in changes or []),
         endpoint=endpoint,
     )

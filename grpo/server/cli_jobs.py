@@ -146,10 +146,12 @@ def open_data(data_dir: Path | None) -> "tuple[Store, DataDirectory]":
 
 
 def find_job(store: "Store", beginning: str) -> "Job":
-    """The one job whose id begins so. Raises ConfigError."""
-    exact = store.jobs.get(beginning)
+    """The one job whose id begins so, or with this name or ARN of Bedrock's own API. Raises ConfigError."""
+    told = store.customizations.named(beginning)
+    exact = store.jobs.get(told.job_id if told else beginning)
     if exact:
         return exact
+    beginning = beginning.rpartition("/")[2] if beginning.startswith("arn:") else beginning
     everything, _ = store.jobs.page(after=None, limit=10_000, metadata=None)
     found = [job for job in everything if job.id.startswith((beginning, f"ftjob-{beginning}"))]
     if len(found) != 1:

@@ -16,7 +16,7 @@ from grpo.server.settings import DataDirectory
 from grpo.server.store import Store
 
 NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
-HANDLER = re.compile(r"^[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*\.[A-Za-z_][A-Za-z0-9_]*$")
+HANDLER = re.compile(r"^[A-Za-z0-9_-]+(?:[/.][A-Za-z0-9_-]+)*\.[A-Za-z_][A-Za-z0-9_]*$")
 LARGEST = 250 * 2**20
 """Unzipped, as at Lambda."""
 MOST_ENTRIES = 10_000
@@ -47,7 +47,7 @@ def deploy(
     handler = handler or f"{'lambda_function' if packed else source.stem}.lambda_handler"
     if not HANDLER.match(handler):
         raise RewardError(f"handler {handler!r}: expected MODULE.FUNCTION, for instance reward.lambda_handler")
-    module = f"{handler.rpartition('.')[0]}.py"
+    module = f"{handler.rpartition('.')[0].replace('.', '/')}.py"
     content = source.read_bytes()
     sha256 = hashlib.sha256(content + handler.encode()).hexdigest()
     target = data.function(name, sha256)

@@ -90,7 +90,7 @@ class Graders:
             "handler": handler,
             "timeout_s": function.timeout_s,
             "memory_gib": function.memory_mb / 1024,
-            "environment": {**(reach or {}), **function.environment},
+            "environment": {"AWS_LAMBDA_FUNCTION_NAME": function.name, **(reach or {}), **function.environment},
             "network": function.network or reach is not None,
             "sandbox": self.sandbox,
             **(WAITING if reach else {}),

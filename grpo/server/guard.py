@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from grpo.console.gate import COOKIE, Gate
 from grpo.server import aws_auth, keys
-from grpo.server.aws_auth import BadSignature, Credentials
-from grpo.server.errors import ApiError, Forbidden, TooLarge, Unauthorized
+from grpo.server.aws_auth import BadSignature, Credentials, NotHere
+from grpo.server.errors import ApiError, Forbidden, NotImplementedHere, TooLarge, Unauthorized
 from grpo.server.settings import LOOPBACK, Settings
 
 OPEN = frozenset({"/healthz"})
@@ -107,12 +107,16 @@ class Gatekeeper:
 
     def _check_key(self, scope: Scope, headers: Headers) -> "Signed":
         authorization = headers.getlist("authorization")
+        if not authorization and b"Signature=" in scope["query_string"]:
+            raise NotImplementedHere("presigned URLs are not implemented here")
         if len(authorization) != 1:
             raise Unauthorized(
                 "no API key. Send Authorization: Bearer KEY; the key was shown when the server first started"
             )
         try:
             return self._check_authorization(authorization[0], scope, headers)
+        except NotHere as problem:
+            raise NotImplementedHere(str(problem)) from None
         except BadSignature as problem:
             raise Unauthorized(f"not accepted: {problem}") from None
 
@@ -221,11 +225,15 @@ def _counted(receive: Receive, limit: int, sha256: str | None) -> Receive:
 
 def _numbered(send: Send) -> Send:
     request_id = f"req_{uuid.uuid4().hex}".encode()
-    extra = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+    extra = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")]
 
     async def numbered(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), *extra]}
+            headers = message.get("headers", [])
+            amazon = any(name.lower() == b"x-amzn-requestid" for name, _ in headers)
+            # of an S3 object it would be the object's own, which clients copy with it
+            more = extra if amazon else [*extra, (b"cache-control", b"no-store")]
+            message = {**message, "headers": [*headers, *more]}
         await send(message)
 
     return numbered

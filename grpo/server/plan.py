@@ -55,6 +55,8 @@ class Request:
     """The ``[reward]`` section that the grader stands for."""
     hyperparameters: dict[str, Any]
     sampler: str = "auto"
+    engine_memory_gib: float | None = None
+    """Of a sampling engine on a CPU; None: as the configuration has it."""
     grpo: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +79,8 @@ def settings(request: Request, run: Path) -> dict[str, Any]:
             "completions_per_prompt": int(_number(request, "eval_samples", 4)),
         },
     }
+    if request.engine_memory_gib is not None:
+        content["rollout"]["engine_memory_gib"] = request.engine_memory_gib
     for section, values in request.grpo.items():
         _merge(content, section, values)
     content["run"].setdefault("keep_every", content["evaluate"]["every"])

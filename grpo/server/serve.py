@@ -79,14 +79,16 @@ def show(console: Console, opened: Opened) -> None:
     key = opened.new_key or "$GRPO_API_KEY"
     level = strongest()
     weaker = f" ({why_not('strong')})" if level != "strong" else ""
+    usual = Settings.model_fields["data_dir"].get_default(call_default_factory=True)
+    where = "" if settings.data_dir == usual else f" --data-dir {settings.data_dir}"
     lines = [
         f"url        {url}",
         f"key        {opened.new_key}   shown only now: export GRPO_API_KEY={opened.new_key}"
         if opened.new_key
         else f"key        {'GRPO_API_KEY' if settings.api_key else 'as shown at the first start'}",
         f"aws        export AWS_ENDPOINT_URL={settings.url}   and any credentials: docs/aws.md",
-        f"console    {opened.gate.link(settings.url)}   logs one browser in; `grpo console` makes another link",
-        *(['trust      eval "$(grpo trust)"   so that clients know the certificate'] if settings.tls else []),
+        f"console    {opened.gate.link(settings.url)}   logs one browser in; `grpo console{where}` makes another link",
+        *([f'trust      eval "$(grpo trust{where})"   so that clients know the certificate'] if settings.tls else []),
         f"data       {opened.server.data.root}",
         f"models     {', '.join(sorted(opened.server.catalogue.table)) or 'none: --map ID=DIRECTORY adds one'}",
         f"device     {device()}, {engine.installed() or 'transformers'}",
@@ -118,6 +120,7 @@ def configure_logging() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """Ranks of one job's training."""
     sampler: str = Field("auto", pattern="^(auto|vllm|transformers)$")
     """Of the jobs; see rollout.sampler."""
+    engine_memory_gib: float | None = Field(None, gt=0)
+    """For the tokens that a job's sampling engine has in memory, on a CPU; see rollout.engine_memory_gib."""
     engines: int = Field(2, ge=1)
     """Base models kept in memory for inference at the same time."""
     engine_idle_s: float = Field(900.0, gt=0)

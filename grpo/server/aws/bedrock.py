@@ -64,8 +64,10 @@ class Jobs:
 
     def _new(self, call: Call, key: str | None, request: str) -> Job:
         name, model_name = call.given["jobName"], call.given["customModelName"]
-        if self.store.customizations.named(name, model_name):
-            raise AwsError("ConflictException", f"a job {name!r} or a custom model {model_name!r} is there already")
+        if self.store.customizations.named(name):
+            raise AwsError("ConflictException", f"a job {name!r} is there already")
+        if self._takes(model_name):
+            raise AwsError("ConflictException", f"a custom model {model_name!r} is there already, or is being made")
         job = self.intake.job(call.given)
         stored = self.store.jobs.add(job, key, request)
         self.store.customizations.add(
@@ -77,6 +79,12 @@ class Jobs:
         ):
             self.store.tags.put(arn, {tag["key"]: tag["value"] for tag in call.given.get(tags, [])})
         return stored
+
+    def _takes(self, model_name: str) -> bool:
+        """Whether a job made, or may still make, a model of this name."""
+        there = self.store.customizations.model_named(model_name)
+        job = self.store.jobs.get(there.job_id) if there else None
+        return job is not None and job.status not in (FAILED, CANCELLED)
 
     def get(self, call: Call) -> Given:
         job, told = self.find(call.given["jobIdentifier"])

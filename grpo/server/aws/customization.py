@@ -39,6 +39,7 @@ class Intake:
         train = self.file(training_uri(given), "trainingDataConfig.s3Uri")
         validators = given.get("validationDataConfig", {}).get("validators", [])
         heldout = self.file(validators[0]["s3Uri"], "validationDataConfig.validators") if validators else None
+        self._output(given["outputDataConfig"]["s3Uri"])
         job_id, seed = f"ftjob-{uuid.uuid4().hex}", randbelow(2**31)
         request = plan.Request(
             model=path,
@@ -49,6 +50,7 @@ class Intake:
             reward=self._reward(rft),
             hyperparameters=hyperparameters(asked, path),
             sampler=self.server.settings.sampler,
+            engine_memory_gib=self.server.settings.engine_memory_gib,
             grpo=ours(asked),
         )
         try:
@@ -68,10 +70,10 @@ class Intake:
             settings=settings,
         )
 
-    def base_model(self, identifier: str) -> str:
-        """The id of a base model of this server, of an id or an ARN. Raises AwsError."""
+    def base_model(self, identifier: str, member: str = "baseModelIdentifier") -> str:
+        """The id of a base model of this server, of an id or an ARN in that member. Raises AwsError."""
         if ":custom-model/" in identifier:
-            raise invalid("baseModelIdentifier: training a custom model further is not implemented here")
+            raise invalid(f"{member}: training a custom model further is not implemented here")
         asked = identifier.rpartition("foundation-model/")[2]
         for wanted in (asked, names.CONTEXT.sub("", asked)):
             for model in self.server.catalogue.table:
@@ -84,7 +86,7 @@ class Intake:
             return wanted
         known = ", ".join(sorted(self.server.catalogue.table)) or "none"
         raise invalid(
-            f"baseModelIdentifier: {asked[:200]!r} stands for no local model (known: {known}). "
+            f"{member}: {asked[:200]!r} stands for no local model (known: {known}). "
             f"Start the server with --map {asked[:64]}=DIRECTORY"
         )
 
@@ -116,6 +118,11 @@ class Intake:
         self.server.store.files.add(record)
         return record
 
+    def _output(self, uri: str) -> None:
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        if not self.server.store.objects.has_bucket(bucket):
+            raise invalid(f"outputDataConfig.s3Uri: there is no bucket {bucket}: the results would be lost")
+
     def _reward(self, rft: Given) -> dict[str, Any]:
         arn = rft["graderConfig"]["lambdaGrader"]["lambdaArn"]
         where = f"{WHERE}.graderConfig.lambdaGrader"
@@ -141,7 +148,8 @@ def checked(given: Given) -> Given:
 def training_uri(given: Given) -> str:
     """Where the training data lie. Raises AwsError."""
     if "s3Uri" not in given["trainingDataConfig"]:
-        raise invalid("trainingDataConfig: only s3Uri is implemented here, not invocationLogsConfig")
+        said = "invocationLogsConfig is not implemented here" if given["trainingDataConfig"] else "required"
+        raise invalid(f"trainingDataConfig.s3Uri: {said}")
     return str(given["trainingDataConfig"]["s3Uri"])
 
 

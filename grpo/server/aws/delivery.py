@@ -12,9 +12,9 @@ from grpo.server.context import Server
 from grpo.server.projection import event
 from grpo.server.records import SUCCEEDED, Customization, Job, Object
 
-FILES = ("metrics.jsonl", "events.jsonl", "result.json")
 LAST = "result.json"
-"""Put last: where it is, all is there."""
+FILES = ("metrics.jsonl", "events.jsonl", LAST)
+"""Put after the adapter, in this order: where the last one is, all is there."""
 
 
 class Delivery:
@@ -36,11 +36,11 @@ class Delivery:
         if told is None or job.status != SUCCEEDED:
             return
         bucket, prefix = target(told, job)
-        if self.store.objects.get(bucket, prefix + LAST):
+        if self.store.log.has(job.id, "delivered"):  # what its owner deleted since stays deleted
             return
         where = f"s3://{bucket}/{prefix}"
         if not self.store.objects.has_bucket(bucket):
-            self.store.log.add({"delivered": event(job, f"No results at {where}: no such bucket", level="warn")})
+            self.store.log.add({"undelivered": event(job, f"No results at {where}: no such bucket", level="warn")})
             return
         for name, path in self._results(job).items():
             written = self.blobs.write([path.read_bytes()])

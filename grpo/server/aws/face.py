@@ -50,7 +50,7 @@ class Face:
         self.services: Mapping[str, Mapping[str, Operation]] = {
             "s3": {**s3.operations(), **S3Parts(s3).operations()},
             "lambda": Lambda(server.store, server.data, invoker, s3).operations(),
-            "logs": Logs(server.store).operations(),
+            "logs": Logs(server.store, server.data).operations(),
             "cloudwatch": CloudWatch(jobs).operations(),
             "bedrock": {**jobs.operations(), **models.operations()},
         }

@@ -46,7 +46,8 @@ class Invoker:
             log = Path(scratch) / "printed"
             answer, failed = self._run(function, payload, log, request_id)
             printed = log.read_bytes() if log.exists() else b""
-        lines = self._tell(function, printed, request_id, started)
+        problem = answer if failed else None
+        lines = self._tell(function, printed, problem, request_id, started)
         return Result(json.dumps(answer).encode(), failed, "".join(f"{line}\n" for line in lines).encode())
 
     def _run(self, function: Function, payload: bytes, log: Path, request_id: str) -> tuple[Any, bool]:
@@ -59,16 +60,21 @@ class Invoker:
         except (RewardError, ValidationError) as error:
             return {"errorMessage": str(error), "errorType": "Runtime.ImportModuleError"}, True
         try:
-            return process.call(event), False
+            return process.call(event, request_id), False
         except CallFailed as error:
             return body_of(error, function, request_id), True
         finally:
             process.close()
 
-    def _tell(self, function: Function, printed: bytes, request_id: str, started: float) -> list[str]:
-        """Lambda's lines around those of the function."""
+    def _tell(
+        self, function: Function, printed: bytes, problem: dict[str, Any] | None, request_id: str, started: float
+    ) -> list[str]:
+        """Lambda's lines around those of the function; ``problem``: the error body of a call that failed."""
         milliseconds = 1000 * (time.time() - started)
         said = printed.decode(errors="replace").splitlines()
+        if problem:
+            said.append(f"[ERROR] {problem['errorType']}: {problem['errorMessage']}")
+            said += [line.rstrip() for line in problem.get("stackTrace", [])]
         lines = [f"START RequestId: {request_id} Version: $LATEST", *said, f"END RequestId: {request_id}"]
         lines.append(f"REPORT RequestId: {request_id}\tDuration: {milliseconds:.2f} ms")
         now, day = int(time.time() * 1000), time.strftime("%Y/%m/%d")

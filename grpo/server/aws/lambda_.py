@@ -81,6 +81,8 @@ class Lambda:
         found = self._function(call)
         if "Handler" in call.given and call.given["Handler"] != found.handler:
             raise bad("the handler is part of the code here: update the code, or create the function again")
+        if "Runtime" in call.given and not PYTHON.fullmatch(call.given["Runtime"]):
+            raise bad("only Python runtimes can run here")
         made = changed(found, kept(found) | call.given)
         self.store.functions.put(made)
         return configuration(made, call.region)
@@ -122,10 +124,11 @@ class Lambda:
         if "ZipFile" in code:
             return bytes(code["ZipFile"])
         if "S3Bucket" in code and "S3Key" in code:
-            found = self.store.objects.get(code["S3Bucket"], code["S3Key"])
-            if found is None:
-                raise bad(f"s3://{code['S3Bucket']}/{code['S3Key']}: no such object")
-            return self.s3.blobs.read(found.blob)
+            try:
+                _, content = self.s3.reading(code["S3Bucket"], code["S3Key"], lambda one: self.s3.blobs.read(one.blob))
+            except AwsError as error:
+                raise bad(f"s3://{code['S3Bucket']}/{code['S3Key']}: {error.message}") from None
+            return content
         raise bad("the code must be ZipFile, or S3Bucket and S3Key")
 
     def _deploy(self, name: str, content: bytes, given: Given) -> Function:

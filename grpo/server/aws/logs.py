@@ -8,20 +8,24 @@ from typing import Any
 
 from grpo.server.aws.errors import AwsError, invalid
 from grpo.server.aws.names import ACCOUNT
+from grpo.server.aws.prints import Prints
 from grpo.server.aws.wire import Call
 from grpo.server.records import LogLine
+from grpo.server.settings import DataDirectory
 from grpo.server.store import Store
 
 Given = dict[str, Any]
 FOR_EVER = 2**62
 MOST_LINES = 10_000
+WHOLE = 10**9
+PAGE = 50
 
 
 class Logs:
     """The log groups of one server."""
 
-    def __init__(self, store: Store) -> None:
-        self.lines = store.lines
+    def __init__(self, store: Store, data: DataDirectory) -> None:
+        self.lines, self.prints = store.lines, Prints(store, data)
 
     def operations(self) -> Mapping[str, Callable[[Call], Given]]:
         """By their names in the service's model."""
@@ -34,13 +38,14 @@ class Logs:
         }
 
     def groups(self, call: Call) -> Given:
+        self.prints.follow()
         prefix, pattern = call.given.get("logGroupNamePrefix", ""), call.given.get("logGroupNamePattern", "")
         found = [
             {"logGroupName": name, "creationTime": first, "arn": arn(name, call.region), "storedBytes": 0}
             for name, first in self.lines.groups().items()
             if name.startswith(prefix) and pattern in name
         ]
-        return {"logGroups": found[: call.given.get("limit", 50)]}
+        return paged("logGroups", found, call.given)
 
     def streams(self, call: Call) -> Given:
         group = self._group(call)
@@ -60,17 +65,22 @@ class Logs:
             found.sort(key=lambda stream: str(stream["lastEventTimestamp"]))
         if call.given.get("descending"):
             found.reverse()
-        return {"logStreams": found[: call.given.get("limit", 50)]}
+        return paged("logStreams", found, call.given)
 
     def events(self, call: Call) -> Given:
-        """Forward only; a page's forward token continues it, and is its own when nothing has come since."""
+        """Forward only; a page's forward token continues it, and is its own when nothing has come since.
+
+        Without a token and startFromHead: the newest lines.
+        """
         group, given = self._group(call), call.given
         start, end = given.get("startTime", 0), given.get("endTime", FOR_EVER)
         token = given.get("nextToken", "f/0")
         if token.startswith("b/"):
             return {"events": [], "nextForwardToken": f"f/{token[2:]}", "nextBackwardToken": token}
         after, limit = serial(token.removeprefix("f/")), given.get("limit", MOST_LINES)
-        found = self.lines.of(group, [given["logStreamName"]], start, end, after, limit)
+        newest = not given.get("startFromHead") and "nextToken" not in given
+        most = WHOLE if newest else limit
+        found = self.lines.of(group, [given["logStreamName"]], start, end, after, most)[-limit if newest else 0 :]
         last = found[-1][0] if found else after
         shown = [{"timestamp": line.at_ms, "message": line.message, "ingestionTime": line.at_ms} for _, line in found]
         return {"events": shown, "nextForwardToken": f"f/{last}", "nextBackwardToken": f"b/{after}"}
@@ -94,10 +104,18 @@ class Logs:
         return {}
 
     def _group(self, call: Call) -> str:
+        self.prints.follow()
         name = call.given.get("logGroupName") or call.given.get("logGroupIdentifier", "").rpartition("log-group:")[2]
         if name not in self.lines.groups():
             raise AwsError("ResourceNotFoundException", "The specified log group does not exist.", 400)
         return str(name)
+
+
+def paged(name: str, found: list[Given], given: Given) -> Given:
+    """One page of a list, and where the next begins."""
+    start, limit = serial(given.get("nextToken", "0")), given.get("limit", PAGE)
+    more = {"nextToken": str(start + limit)} if start + limit < len(found) else {}
+    return {name: found[start : start + limit]} | more
 
 
 def shape(number: int, line: LogLine) -> Given:

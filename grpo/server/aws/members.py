@@ -58,6 +58,8 @@ TAKEN: Mapping[str, Mapping[str, str]] = {
         "CreateMultipartUpload": "Bucket Key ContentType Metadata ExpectedBucketOwner",
         "UploadPart": "Bucket Key UploadId PartNumber Body ContentLength ContentMD5 ChecksumCRC32 ChecksumSHA1 "
         "ChecksumSHA256",
+        "UploadPartCopy": "Bucket Key UploadId PartNumber CopySource CopySourceRange",
+        "ListMultipartUploads": "Bucket Prefix",
         "ListParts": "Bucket Key UploadId",
         "CompleteMultipartUpload": "Bucket Key UploadId MultipartUpload",
         "AbortMultipartUpload": "Bucket Key UploadId",
@@ -74,9 +76,9 @@ TAKEN: Mapping[str, Mapping[str, str]] = {
         "Invoke": "FunctionName InvocationType LogType Payload",
     },
     "logs": {
-        "DescribeLogGroups": "logGroupNamePrefix logGroupNamePattern limit",
-        "DescribeLogStreams": "logGroupName logGroupIdentifier logStreamNamePrefix orderBy descending limit",
-        "GetLogEvents": "logGroupName logGroupIdentifier logStreamName startTime endTime nextToken limit",
+        "DescribeLogGroups": "logGroupNamePrefix logGroupNamePattern nextToken limit",
+        "DescribeLogStreams": "logGroupName logGroupIdentifier logStreamNamePrefix orderBy descending nextToken limit",
+        "GetLogEvents": "logGroupName logGroupIdentifier logStreamName startTime endTime nextToken limit startFromHead",
         "FilterLogEvents": "logGroupName logGroupIdentifier logStreamNames startTime endTime filterPattern nextToken "
         "limit",
         "DeleteLogGroup": "logGroupName",
@@ -101,6 +103,8 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
         "ListObjectsV2": "FetchOwner",
         "CreateMultipartUpload": f"{STORED} ChecksumAlgorithm ChecksumType",
         "UploadPart": "ChecksumAlgorithm ChecksumCRC32C ChecksumCRC64NVME ExpectedBucketOwner",
+        "UploadPartCopy": "ExpectedBucketOwner ExpectedSourceBucketOwner",
+        "ListMultipartUploads": "ExpectedBucketOwner EncodingType MaxUploads",
         "ListParts": "ExpectedBucketOwner",
         "CompleteMultipartUpload": "ChecksumCRC32 ChecksumCRC64NVME ChecksumType MpuObjectSize ExpectedBucketOwner",
         "AbortMultipartUpload": "ExpectedBucketOwner",
@@ -111,7 +115,7 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
         "UpdateFunctionConfiguration": "TracingConfig LoggingConfig",
         "ListFunctions": "FunctionVersion",
     },
-    "logs": {"GetLogEvents": "startFromHead", "FilterLogEvents": "interleaved"},
+    "logs": {"FilterLogEvents": "interleaved"},
     "cloudwatch": {"ListMetrics": "IncludeLinkedAccounts RecentlyActive", "GetMetricData": "MaxDatapoints"},
 }
 """Where what they ask for makes no difference on one machine with one account, or clients send them by themselves."""

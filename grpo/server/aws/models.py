@@ -69,7 +69,11 @@ class Models:
         return {"modelSummaries": [] if other else listed}
 
     def foundation_model(self, call: Call) -> Given:
-        return {"modelDetails": foundation(self.jobs.intake.base_model(call.given["modelIdentifier"]), call.region)}
+        return {
+            "modelDetails": foundation(
+                self.jobs.intake.base_model(call.given["modelIdentifier"], "modelIdentifier"), call.region
+            )
+        }
 
     def custom_models(self, call: Call) -> Given:
         given = call.given
@@ -189,7 +193,7 @@ class Models:
         if ":custom-model/" in identifier:
             tuned = self.store.models.get(self.made(identifier).fine_tuned_model or "")
         catalogue = self.server.catalogue
-        base = Path(tuned.base) if tuned else catalogue.find(self.jobs.intake.base_model(identifier))
+        base = Path(tuned.base) if tuned else catalogue.find(self.jobs.intake.base_model(identifier, "modelId"))
         return base, catalogue.names(base) or [base.name], tuned
 
     def tag(self, call: Call) -> Given:

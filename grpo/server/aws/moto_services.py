@@ -8,6 +8,7 @@ from moto.core.request import Request
 from moto.iam.responses import IamResponse
 from moto.sts.responses import TokenResponse
 
+from grpo.server.aws.errors import AwsError, unknown_operation
 from grpo.server.aws.wire import Answer
 
 RESPONSES = {"iam": IamResponse, "sts": TokenResponse}
@@ -21,6 +22,11 @@ def prepare() -> None:
 def answer(service: str, request: Request) -> Answer:
     """What moto answers to a request."""
     url = f"https://{service}.amazonaws.com{request.raw_path}"
-    status, headers, body = RESPONSES[service].dispatch(request, url, request.headers)
+    try:
+        status, headers, body = RESPONSES[service].dispatch(request, url, request.headers)
+    except NotImplementedError:
+        raise unknown_operation(service, request.values.get("Action", "")[:100]) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # moto's way of missing an argument
+        raise AwsError("ValidationError", f"the request lacks something, or has it in a wrong form: {error}") from None
     kept = {name: str(value) for name, value in headers.items() if name.lower() not in ("status", "content-length")}
     return Answer(int(status), kept, body.encode() if isinstance(body, str) else bytes(body or b""))

@@ -17,7 +17,7 @@ from grpo.errors import ConfigError
 from grpo.server.aws import checks
 from grpo.server.catalogue import BEDROCK, plain
 from grpo.server.plan import BASE_LEARNING_RATE
-from grpo.server.records import Customization, Function, Job
+from grpo.server.records import Customization, Job
 from grpo.server.settings import DataDirectory
 from grpo.server.store import Store
 
@@ -25,24 +25,22 @@ Api = Literal["openai", "bedrock"]
 MANTLE = "https://bedrock-mantle.{region}.api.aws/v1"
 RUNTIME = "python3.11"
 LAMBDA_MOST_S = 900
+BY_OPENAI = ("epochCount", "batchSize", "learningRate")
+SOME_FUNCTION = "arn:aws:lambda:us-west-2:123456789012:function:made-by-this-program"
+"""In the request until the function is there."""
 
 FUNCTION = """
-# The reward function. One of that name that is there already gets this code.
+# The reward function. One of that name that is there already gets this code and these settings.
 functions = boto3.client("lambda", region_name=REGION, endpoint_url=ENDPOINT)
 code = Path({archive}).read_bytes()
+function = {asked}
 try:
-    functions.create_function(
-        FunctionName={name},
-        Runtime={runtime},
-        Role={role},
-        Handler={handler},
-        Timeout={timeout},
-        MemorySize={memory},
-        Environment={environment},
-        Code={{"ZipFile": code}},
-    )
+    functions.create_function(**function, Code={{"ZipFile": code}})
 except functions.exceptions.ResourceConflictException:
     functions.update_function_code(FunctionName={name}, ZipFile=code)
+    functions.get_waiter("function_updated_v2").wait(FunctionName={name})
+    functions.update_function_configuration(**function)
+    functions.get_waiter("function_updated_v2").wait(FunctionName={name})
 functions.get_waiter("function_active_v2").wait(FunctionName={name})
 grader = functions.get_function(FunctionName={name})["Configuration"]["FunctionArn"]
 print("reward function", grader)
@@ -67,28 +65,14 @@ print("job", job.id)
 NATIVE = """
 # Files, in the bucket.
 s3 = boto3.client("s3", region_name=REGION, endpoint_url=ENDPOINT)
-files = {{}}
-for member, (key, path) in {files}.items():
+for key, path in {files}.items():
     s3.upload_file(path, {bucket}, key)
-    files[member] = {{"s3Uri": f"s3://{{{bucket}}}/{{key}}"}}
-    print(member, files[member]["s3Uri"])
+    print("uploaded", key)
 
 # The job.
-heldout = {{}}
-if "validation_file" in files:
-    heldout = {{"validationDataConfig": {{"validators": [files["validation_file"]]}}}}
-rft = {{"graderConfig": {{"lambdaGrader": {{"lambdaArn": grader}}}}, "hyperParameters": {hyperparameters}}}
-job = boto3.client("bedrock", region_name=REGION, endpoint_url=ENDPOINT).create_model_customization_job(
-    jobName={job_name},
-    customModelName={job_name},
-    roleArn={role},
-    baseModelIdentifier={model},
-    customizationType="REINFORCEMENT_FINE_TUNING",
-    trainingDataConfig=files["training_file"],
-    **heldout,
-    outputDataConfig={{"s3Uri": {output}}},
-    customizationConfig={{"rftConfig": rft}},
-)
+request = {request}
+request["customizationConfig"]["rftConfig"]["graderConfig"]["lambdaGrader"]["lambdaArn"] = grader
+job = boto3.client("bedrock", region_name=REGION, endpoint_url=ENDPOINT).create_model_customization_job(**request)
 print("job", job["jobArn"])
 """
 
@@ -108,6 +92,8 @@ class Target:
     """That the reward function gets, where it is made."""
     job_role: str | None = None
     bucket: str | None = None
+    name: str | None = None
+    """Of the job and its model; None: as here."""
     changes: Mapping[str, int | float | str] = field(default_factory=dict)
     """Of hyperparameters, in Bedrock's names."""
     endpoint: str | None = None
@@ -118,7 +104,7 @@ def prepare(store: Store, data: DataDirectory, job: Job, target: Target, directo
     """Write the program, and the reward function's archive beside it. Raises ConfigError that says what is missing."""
     told = store.customizations.all().get(job.id)
     api: Api = target.api or ("bedrock" if told else "openai")
-    parts = [_head(job, target, api), _grader(store, data, job, target, directory)]
+    parts = [_head(job, target, api), _grader(data, job, target, directory)]
     parts.append(
         _native(store, data, job, told, target) if api == "bedrock" else _openai(store, data, job, told, target)
     )
@@ -129,39 +115,42 @@ def prepare(store: Store, data: DataDirectory, job: Job, target: Target, directo
 
 
 def _head(job: Job, target: Target, api: Api) -> str:
-    imports = ["from pathlib import Path", "", "import boto3"]
+    imports = ["import sys", "from pathlib import Path", "", "import boto3"]
     if api == "openai":
         imports += ["from aws_bedrock_token_generator import provide_token", "from openai import OpenAI"]
     lines = [f'"""Starts at Amazon Bedrock what {job.id} was here. Made by grpo promote."""', "", *imports, ""]
+    lines += ["sys.excepthook = lambda kind, error, trace: print(f'{kind.__name__}: {error}', file=sys.stderr)"]
     return "\n".join([*lines, f"REGION = {target.region!r}", f"ENDPOINT = {target.endpoint!r}", ""])
 
 
-def _grader(store: Store, data: DataDirectory, job: Job, target: Target, directory: Path) -> str:
+def _grader(data: DataDirectory, job: Job, target: Target, directory: Path) -> str:
+    """The function with the code that the job was trained with, whatever has come under its name since."""
     if target.function:
         return f"\ngrader = {target.function!r}\n"
-    named = job.method["reinforcement"]["grader"]["lambda"]["function"]
-    function = store.functions.get(named.rpartition(":")[2])
-    if function is None:
+    named, reward = job.method["reinforcement"]["grader"]["lambda"]["function"], job.settings["reward"]
+    code = Path(reward["file"]) if reward.get("file") else None
+    if code is None or not code.is_file() or not code.is_relative_to(data.functions):
         raise ConfigError(f"the job's grader {named!r} has no code here: name a function at AWS with --function ARN")
+    name = named.rpartition(":")[2]
     if target.function_role is None:
         raise ConfigError(
-            f"{function.name} would be made at AWS Lambda: say its role with --function-role ARN, or name a function "
-            "that is there already with --function ARN"
+            f"{name} would be made at AWS Lambda: say its role with --function-role ARN, or name a function that is "
+            "there already with --function ARN"
         )
-    archive = directory / f"{function.name}.zip"
-    pack(data.function(function.name, function.sha256), archive)
-    return FUNCTION.format(archive=repr(str(archive)), role=repr(target.function_role), **_literals(function))
-
-
-def _literals(function: Function) -> dict[str, str]:
-    return {
-        "name": repr(function.name),
-        "runtime": repr(function.runtime or RUNTIME),
-        "handler": repr(function.handler),
-        "timeout": repr(min(LAMBDA_MOST_S, max(1, round(function.timeout_s)))),
-        "memory": repr(function.memory_mb),
-        "environment": repr({"Variables": function.environment}),
+    home = data.functions / code.relative_to(data.functions).parts[0]
+    archive = directory / f"{name}.zip"
+    made = {
+        "FunctionName": name,
+        "Runtime": RUNTIME,
+        "Role": target.function_role,
+        "Handler": f"{code.relative_to(home).with_suffix('')}.{reward['handler']}",
+        "Timeout": min(LAMBDA_MOST_S, max(1, round(reward["timeout_s"]))),
+        "MemorySize": round(1024 * reward["memory_gib"]),
+        "Environment": {"Variables": {k: v for k, v in reward["environment"].items() if not k.startswith("AWS_")}},
     }
+    refuse("lambda", "CreateFunction", made | {"Code": {"ZipFile": b""}})
+    pack(home, archive)
+    return FUNCTION.format(archive=repr(str(archive)), name=repr(name), asked=pformat(made, sort_dicts=False))
 
 
 def pack(code: Path, archive: Path) -> None:
@@ -177,6 +166,9 @@ def _openai(store: Store, data: DataDirectory, job: Job, told: Customization | N
     model = target.model or job.model
     if plain(model) not in BEDROCK and target.endpoint is None:
         raise ConfigError(f"{model} is not one of {', '.join(BEDROCK)}: say which with --model ID")
+    unknown = set(target.changes) - set(BY_OPENAI)
+    if unknown:
+        raise ConfigError(f"--set {min(unknown)}: the OpenAI API of Bedrock takes {', '.join(BY_OPENAI)} only")
     ours = {**hyperparameters(job, told), **target.changes}
     asked = {
         "n_epochs": ours["epochCount"],
@@ -203,20 +195,28 @@ def _unsaid(values: dict[str, Any]) -> str:
 def _native(store: Store, data: DataDirectory, job: Job, told: Customization | None, target: Target) -> str:
     if target.bucket is None or target.job_role is None:
         raise ConfigError("Bedrock's own API needs --bucket NAME for the data and --job-role ARN")
-    name = told.name if told else f"grpo-{job.id.removeprefix('ftjob-')[:12]}"
-    found = {
-        member: (f"{name}/{store_file.filename}", str(data.file(store_file.id)))
-        for member, store_file in _files(store, job).items()
-    }
-    return NATIVE.format(
-        files=pformat(found),
-        bucket=repr(target.bucket),
-        hyperparameters=pformat(within_bounds({**hyperparameters(job, told), **target.changes})),
-        job_name=repr(name),
-        role=repr(target.job_role),
-        model=repr(target.model or (told.request["baseModelIdentifier"] if told else job.model)),
-        output=repr(f"s3://{target.bucket}/{name}/output/"),
-    )
+    came = told.request if told else {}
+    name = target.name or (told.name if told else f"grpo-{job.id.removeprefix('ftjob-')[:12]}")
+    found = _files(store, job)
+    keys = {member: f"{name}/{member}.jsonl" for member in found}
+    grader = {"lambdaGrader": {"lambdaArn": target.function or SOME_FUNCTION}}
+    rft = {"graderConfig": grader, "hyperParameters": {**hyperparameters(job, told), **target.changes}}
+    request: dict[str, Any] = {
+        "jobName": name,
+        "customModelName": target.name or (told.model_name if told else name),
+        "roleArn": target.job_role,
+        "baseModelIdentifier": target.model or came.get("baseModelIdentifier", job.model),
+        "customizationType": "REINFORCEMENT_FINE_TUNING",
+        "trainingDataConfig": {"s3Uri": f"s3://{target.bucket}/{keys['training_file']}"},
+        "outputDataConfig": {"s3Uri": f"s3://{target.bucket}/{name}/output/"},
+        "customizationConfig": {"rftConfig": rft},
+    } | {tags: came[tags] for tags in ("jobTags", "customModelTags") if came.get(tags)}
+    if "validation_file" in keys:
+        heldout = {"s3Uri": f"s3://{target.bucket}/{keys['validation_file']}"}
+        request["validationDataConfig"] = {"validators": [heldout]}
+    refuse("bedrock", "CreateModelCustomizationJob", request)
+    paths = {keys[member]: str(data.file(file.id)) for member, file in found.items()}
+    return NATIVE.format(files=pformat(paths), bucket=repr(target.bucket), request=pformat(request, sort_dicts=False))
 
 
 def _files(store: Store, job: Job) -> dict[str, Any]:
@@ -244,11 +244,15 @@ def hyperparameters(job: Job, told: Customization | None) -> dict[str, Any]:
     } | asked
 
 
-def within_bounds(asked: dict[str, Any]) -> dict[str, Any]:
-    """The same, if Bedrock takes it: better known before anything is made there. Raises ConfigError."""
-    shape = ServiceModel(Loader().load_service_model("bedrock", "service-2")).shape_for("RFTHyperParameters")
-    unknown = set(asked) - set(shape.members)
-    found = [f"{name} is no hyperparameter of Bedrock's" for name in sorted(unknown)] + checks.problems(shape, asked)
-    if found:
-        raise ConfigError(f"Bedrock would refuse: {'; '.join(found)}. Change it with --set NAME=VALUE")
-    return asked
+def refuse(service: str, operation: str, asked: dict[str, Any]) -> None:
+    """Raises ConfigError for what the service would refuse by its model: better known before anything is made."""
+    shape = ServiceModel(Loader().load_service_model(service, "service-2")).operation_model(operation).input_shape
+    rft = asked.get("customizationConfig", {}).get("rftConfig", {})
+    known = ServiceModel(Loader().load_service_model("bedrock", "service-2")).shape_for("RFTHyperParameters").members
+    unknown = [
+        f"{name} is no hyperparameter of Bedrock's" for name in rft.get("hyperParameters", {}) if name not in known
+    ]
+    if found := unknown + checks.problems(shape, asked):
+        raise ConfigError(
+            f"{service} would refuse: {'; '.join(found)}. --set NAME=VALUE changes a hyperparameter, --name the name"
+        )

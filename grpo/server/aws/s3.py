@@ -8,18 +8,22 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import quote, unquote
+from typing import TypeVar
+from urllib.parse import quote
 
 from grpo.server.aws.blobs import Blobs, Written
 from grpo.server.aws.errors import AwsError
 from grpo.server.aws.names import ACCOUNT
-from grpo.server.aws.s3_rules import Given, check_digest, checked_key, folder_of, listing, wanted_range, when
+from grpo.server.aws.s3_rules import Given, check_digest, checked_key, folder_of, listing, source_of, wanted_range, when
 from grpo.server.aws.wire import Call
 from grpo.server.records import Object
 from grpo.server.store import Store
 
+ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 MOST_KEYS = 1000
+TRIES = 5
+Found = TypeVar("Found")
 
 
 class S3:
@@ -48,7 +52,7 @@ class S3:
 
     def create_bucket(self, call: Call) -> Given:
         name = call.given["Bucket"]
-        if not BUCKET.fullmatch(name) or ".." in name:
+        if not BUCKET.fullmatch(name) or ".." in name or ADDRESS.fullmatch(name):
             raise AwsError("InvalidBucketName", "The specified bucket is not valid.")
         if not self.objects.add_bucket(name, int(time.time())) and call.region != "us-east-1":
             raise AwsError(
@@ -81,16 +85,18 @@ class S3:
 
     def copy_object(self, call: Call) -> Given:
         self.bucket(call)
-        bucket, _, key = unquote(call.given["CopySource"]).removeprefix("/").partition("/")
-        source = self._object(bucket, key)
-        written = self.blobs.write(self.blobs.pieces([source.blob]))
+        bucket, key = source_of(call.given["CopySource"])
+        source, written = self.reading(bucket, key, lambda found: self.blobs.write(self.blobs.pieces([found.blob])))
         described = {"ContentType": source.content_type, "Metadata": source.metadata}
         replaced = call.given.get("MetadataDirective") == "REPLACE"
         stored = self.store(call.given | ({} if replaced else described), written, f'"{written.md5}"')
         return {"CopyObjectResult": {"ETag": stored.etag, "LastModified": when(stored.created_at)}}
 
     def get_object(self, call: Call) -> Given:
-        found = self._object(self.bucket(call), call.given["Key"])
+        _, answer = self.reading(self.bucket(call), call.given["Key"], lambda one: self._answer(call, one))
+        return answer
+
+    def _answer(self, call: Call, found: Object) -> Given:
         if call.given.get("IfMatch", found.etag) not in (found.etag, "*"):
             text = "At least one of the pre-conditions you specified did not hold"
             raise AwsError("PreconditionFailed", text, 412)
@@ -117,7 +123,12 @@ class S3:
 
     def delete_objects(self, call: Call) -> Given:
         bucket = self.bucket(call)
-        keys = [entry["Key"] for entry in call.given["Delete"].get("Objects", [])]
+        entries = call.given["Delete"].get("Objects", [])
+        if any("Key" not in entry for entry in entries):
+            raise AwsError("MalformedXML", "The XML you provided was not well-formed")
+        if any(entry.get("VersionId") for entry in entries):
+            raise AwsError("NotImplemented", "VersionId is not implemented here", 501)
+        keys = [entry["Key"] for entry in entries]
         for key in keys:
             self.blobs.remove(self.objects.delete(bucket, key))
         return {"Deleted": [] if call.given["Delete"].get("Quiet") else [{"Key": key} for key in keys]}
@@ -198,7 +209,19 @@ class S3:
             raise AwsError("NoSuchBucket", "The specified bucket does not exist", 404)
         return name
 
+    def reading(self, bucket: str, key: str, read: Callable[[Object], Found]) -> tuple[Object, Found]:
+        """What ``read`` makes of an object; another try where it was replaced meanwhile. Raises AwsError."""
+        for _ in range(TRIES):
+            found = self._object(bucket, key)
+            try:
+                return found, read(found)
+            except FileNotFoundError:
+                continue
+        raise AwsError("SlowDown", "Please reduce your request rate.", 503)
+
     def _object(self, bucket: str, key: str) -> Object:
+        if not self.objects.has_bucket(bucket):
+            raise AwsError("NoSuchBucket", "The specified bucket does not exist", 404)
         found = self.objects.get(bucket, key)
         if found is None:
             raise AwsError("NoSuchKey", "The specified key does not exist.", 404)

@@ -7,9 +7,11 @@ from hashlib import md5
 
 from grpo.server.aws.errors import AwsError
 from grpo.server.aws.s3 import S3
-from grpo.server.aws.s3_rules import Given, check_digest, checked_key
+from grpo.server.aws.s3_rules import Given, check_digest, checked_key, source_of, wanted_range, when
 from grpo.server.aws.wire import Call
-from grpo.server.records import Multipart, Part
+from grpo.server.records import Multipart, Object, Part
+
+MOST_PARTS = 10_000
 
 
 class S3Parts:
@@ -23,6 +25,8 @@ class S3Parts:
         return {
             "CreateMultipartUpload": self.create_multipart,
             "UploadPart": self.upload_part,
+            "UploadPartCopy": self.copy_part,
+            "ListMultipartUploads": self.list_uploads,
             "ListParts": self.list_parts,
             "CompleteMultipartUpload": self.complete_multipart,
             "AbortMultipartUpload": self.abort_multipart,
@@ -41,10 +45,36 @@ class S3Parts:
         return {"Bucket": upload.bucket, "Key": upload.key, "UploadId": upload.id}
 
     def upload_part(self, call: Call) -> Given:
-        upload, content = self._upload(call), call.given.get("Body", b"")
+        content = call.given.get("Body", b"")
         check_digest(call.given, content)
+        return {"ETag": self._put(call, content)}
+
+    def copy_part(self, call: Call) -> Given:
+        bucket, key = source_of(call.given["CopySource"])
+
+        def read(found: Object) -> bytes:
+            span = wanted_range(call.given.get("CopySourceRange"), found.bytes)
+            first, last = span or (0, found.bytes - 1)
+            return self.blobs.read(found.blob, first, last - first + 1)
+
+        _, content = self.whole.reading(bucket, key, read)
+        return {"CopyPartResult": {"ETag": self._put(call, content), "LastModified": when(int(time.time()))}}
+
+    def list_uploads(self, call: Call) -> Given:
+        bucket = self.whole.bucket(call)
+        found = [
+            {"UploadId": one.id, "Key": one.key, "Initiated": when(one.created_at)}
+            for one in self.objects.uploads(bucket)
+            if one.key.startswith(call.given.get("Prefix", ""))
+        ]
+        return {"Bucket": bucket, "Uploads": found, "IsTruncated": False}
+
+    def _put(self, call: Call, content: bytes) -> str:
+        """Store a part; its ETag."""
+        upload, number = self._upload(call), call.given["PartNumber"]
+        if not 1 <= number <= MOST_PARTS:
+            raise AwsError("InvalidArgument", f"Part number must be an integer between 1 and {MOST_PARTS}, inclusive")
         written = self.blobs.write([content])
-        number = call.given["PartNumber"]
         replaced = [part.blob for part in self.objects.parts(upload.id) if part.number == number]
         etag = f'"{written.md5}"'
         self.objects.put_part(
@@ -52,7 +82,7 @@ class S3Parts:
         )
         for blob in replaced:
             self.blobs.remove(blob)
-        return {"ETag": etag}
+        return etag
 
     def list_parts(self, call: Call) -> Given:
         upload = self._upload(call)

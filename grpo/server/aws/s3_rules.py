@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import md5
 from typing import Any
+from urllib.parse import unquote
 
 from botocore.httpchecksum import Crc32Checksum, Sha1Checksum, Sha256Checksum
 
@@ -24,6 +25,15 @@ def checked_key(key: str) -> str:
     if len(key.encode()) > LONGEST_KEY:
         raise AwsError("KeyTooLongError", "Your key is too long")
     return key
+
+
+def source_of(copied: str) -> tuple[str, str]:
+    """Bucket and key that a copy is made from. Raises AwsError."""
+    path, _, query = copied.partition("?")
+    if query:
+        raise AwsError("NotImplemented", "CopySource with a versionId is not implemented here", 501)
+    bucket, _, key = unquote(path).removeprefix("/").partition("/")
+    return bucket, key
 
 
 def check_digest(given: Given, content: bytes) -> None:

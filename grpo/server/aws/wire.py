@@ -97,6 +97,7 @@ def unreadable(error: Exception) -> AwsError:
     return AwsError("SerializationException", f"the request cannot be read: {str(error)[:200]}")
 
 
+BODILESS = (204, 304)
 CHECKED = frozenset({"bedrock", "bedrock-runtime", "lambda", "logs", "cloudwatch"})
 """Services whose bounds, patterns and enums are checked here, as boto3 checks few of them; S3 has its own rules."""
 
@@ -118,8 +119,8 @@ def write(call: Call, result: dict[str, Any]) -> Answer:
         answer.headers["Content-Type"] = result["ContentType"]
     for name, member in members.items():
         if member.serialization.get("location") == "statusCode" and name in result:
-            return Answer(result[name], answer.headers, answer.body)
-    return answer
+            return Answer(result[name], answer.headers, answer.body if result[name] not in BODILESS else b"")
+    return answer if answer.status not in BODILESS else Answer(answer.status, answer.headers)
 
 
 def _in_cbor(status: int, content: dict[str, Any]) -> Answer:
@@ -138,7 +139,7 @@ def refuse(service: str, request: Request, error: AwsError) -> Answer:
         protocol = model.protocol
     operation = OperationModel({"name": "Unknown"}, model, "Unknown")
     answer = _answer(_serializer(service, operation, protocol).serialize(error))
-    body = answer.body if request.method != "HEAD" else b""
+    body = answer.body if request.method != "HEAD" and error.status not in BODILESS else b""
     return Answer(error.status, answer.headers, body)
 
 

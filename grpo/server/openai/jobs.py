@@ -55,6 +55,7 @@ def new_job(body: wire.CreateJob, server: Server) -> Job:
         reward=server.graders.reward(reinforcement.grader, "method.reinforcement.grader"),
         hyperparameters=asked,
         sampler=server.settings.sampler,
+        engine_memory_gib=server.settings.engine_memory_gib,
         grpo=reinforcement.grpo or {},
     )
     assert body.method is not None

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import insert, or_, select
+from sqlalchemy import insert, select, text
 
 from grpo.server.records import Customization
 from grpo.server.store.database import Database
@@ -20,19 +20,17 @@ class Customizations:
         with self.database.write() as connection:
             connection.execute(insert(customizations).values(**asdict(new)))
 
-    def named(self, name: str, model_name: str | None = None) -> Customization | None:
-        """The one with this job name, or with this name of the model to be made."""
-        wanted = customizations.c.name == name
-        if model_name is not None:
-            wanted = or_(wanted, customizations.c.model_name == model_name)
+    def named(self, name: str) -> Customization | None:
+        """The one with this job name."""
         with self.database.read() as connection:
-            row = connection.execute(select(customizations).where(wanted)).first()
+            row = connection.execute(select(customizations).where(customizations.c.name == name)).first()
         return Customization(**row._mapping) if row else None
 
     def model_named(self, model_name: str) -> Customization | None:
-        """The one whose model has this name."""
+        """The newest one whose model has this name; those before it made none."""
+        query = select(customizations).where(customizations.c.model_name == model_name).order_by(text("rowid DESC"))
         with self.database.read() as connection:
-            row = connection.execute(select(customizations).where(customizations.c.model_name == model_name)).first()
+            row = connection.execute(query).first()
         return Customization(**row._mapping) if row else None
 
     def all(self) -> dict[str, Customization]:

@@ -51,6 +51,12 @@ class Lines:
             for row in rows
         ]
 
+    def count(self, group: str, stream: str) -> int:
+        """Lines of one stream."""
+        query = select(func.count()).where(log_lines.c.group == group, log_lines.c.stream == stream)
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def delete(self, group: str) -> bool:
         """Whether there was one."""
         with self.database.write() as connection:

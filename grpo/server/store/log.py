@@ -38,6 +38,12 @@ class Log:
             rows, more = page(connection, events, query, after=after, limit=limit, newest_first=newest_first)
         return [Event(**_without(fields(row), "key")) for row in rows], more
 
+    def has(self, job_id: str, key: str) -> bool:
+        """Whether an event with this key was told."""
+        query = select(func.count()).where(events.c.job_id == job_id, events.c.key == key)
+        with self.database.read() as connection:
+            return bool(connection.execute(query).scalar_one())
+
     def steps_told(self, job_id: str) -> int:
         """How many steps have their metrics event; they are told in order."""
         query = select(func.count()).where(events.c.job_id == job_id, events.c.type == "metrics")

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, select, union_all
+from sqlalchemy import Connection, delete, func, select, union_all
 from sqlalchemy.dialects.sqlite import insert
 
 from grpo.server.records import Multipart, Object, Part
@@ -67,7 +67,10 @@ class Objects:
     def after(self, bucket: str, prefix: str, after: str, limit: int) -> list[Object]:
         """Objects whose keys begin with ``prefix`` and come behind ``after``, in the order of their keys."""
         query = select(objects).where(objects.c.bucket == bucket, objects.c.key > after, objects.c.key >= prefix)
-        query = query.where(objects.c.key.startswith(prefix, autoescape=True)) if prefix else query
+        if prefix:  # not LIKE, which takes upper and lower case for the same
+            query = query.where(
+                func.substr(objects.c.key, 1, len(prefix)) == prefix, objects.c.key < f"{prefix}\U0010ffff"
+            )
         with self.database.read() as connection:
             rows = connection.execute(query.order_by(objects.c.key).limit(limit)).all()
         return [Object(**row._mapping) for row in rows]
@@ -100,6 +103,12 @@ class Objects:
         """Forget a multipart and its parts."""
         with self.database.write() as connection:
             connection.execute(delete(multiparts).where(multiparts.c.id == upload))
+
+    def uploads(self, bucket: str) -> list[Multipart]:
+        """Multiparts that have begun in a bucket, by key."""
+        query = select(multiparts).where(multiparts.c.bucket == bucket).order_by(multiparts.c.key, multiparts.c.id)
+        with self.database.read() as connection:
+            return [Multipart(**row._mapping) for row in connection.execute(query)]
 
     def blobs(self) -> set[str]:
         """All that something refers to."""
