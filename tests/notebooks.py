@@ -60,7 +60,9 @@ class Local(urllib.request.HTTPSHandler):
         path = Path({urls!r}) / parts.netloc / parts.path.lstrip("/")
         if not path.is_file():
             return super().https_open(request)
-        return urllib.request.addinfourl(path.open("rb"), {{}}, request.full_url, 200)
+        found = urllib.request.addinfourl(path.open("rb"), {{}}, request.full_url, 200)
+        found.msg = "OK"
+        return found
 
 
 urllib.request.install_opener(urllib.request.build_opener(Local))
@@ -278,6 +280,20 @@ def run_all(arguments: argparse.Namespace, work: Path, console: Console) -> list
         served.stop()
 
 
+def write(arguments: argparse.Namespace, results: list[Result]) -> None:
+    """Results, beside those of other notebooks that the file has."""
+    before = json.loads(arguments.out.read_text())["notebooks"] if arguments.out.exists() else []
+    ran = {result.notebook for result in results}
+    found = [asdict(r) for r in results] + [one for one in before if one["notebook"] not in ran]
+    told = {"rows": arguments.rows, "own_rows": arguments.own_rows, "model": DEMO_MODEL, "versions": versions()}
+    told |= {
+        "finqa": "made" if arguments.make_finqa else "its own",
+        "notebooks": sorted(found, key=lambda r: r["notebook"]),
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(told, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path)
@@ -291,15 +307,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="notebooks-") as work:
         results = run_all(arguments, Path(work), Console(emoji=False))
     if arguments.out:
-        told = {
-            "rows": arguments.rows,
-            "own_rows": arguments.own_rows,
-            "finqa": "made" if arguments.make_finqa else "its own",
-            "model": DEMO_MODEL,
-            "versions": versions(),
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(told | {"notebooks": [asdict(r) for r in results]}, indent=1) + "\n")
+        write(arguments, results)
     return int(not results or any(result.error or result.cells < result.of for result in results))
 
 

@@ -138,7 +138,7 @@ def test_a_service_that_is_not_here_says_so(served: Served, service: str) -> Non
 
 def test_what_moto_lacks_is_no_error_of_the_server(served: Served) -> None:
     with pytest.raises(ClientError) as caught:
-        amazon(served, "iam").generate_organizations_access_report(EntityPath="o-1/r-1")
+        amazon(served, "iam").generate_organizations_access_report(EntityPath="o-abcdefghij/r-abcdefg")
     assert code_of(caught) == "NotImplemented"
     assert "GenerateOrganizationsAccessReport" in str(caught.value)
 

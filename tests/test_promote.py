@@ -20,7 +20,7 @@ from servers import REWARD, Served, amazon, method, rows, wait_for
 ROLE = "arn:aws:iam::123456789012:role/Any"
 REGION = "us-west-2"
 FUNCTION = "arn:aws:lambda:us-west-2:123456789012:function:f"
-NATIVE = ["--function", FUNCTION, "--api", "bedrock", "--bucket", "b", "--job-role", ROLE]
+NATIVE = ["--function", FUNCTION, "--api", "bedrock", "--bucket", "bucket", "--job-role", ROLE]
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +138,16 @@ def test_a_program_that_fails_is_an_error(here: tuple[Served, str], tmp_path: Pa
         (["--function", FUNCTION, "--api", "bedrock"], "--bucket"),
         (["--function", FUNCTION, "--model", "tiny"], "--model"),
         (["--api", "both"], "openai or bedrock"),
-        ([*NATIVE, "--set", "evalInterval=5"], "'batchSize' failed to satisfy constraint"),
+        ([*NATIVE, "--set", "evalInterval=5"], "hyperParameters.batchSize' failed to satisfy"),
         ([*NATIVE, "--set", "batchSize=16", "--set", "epochs=2"], "epochs is no hyperparameter"),
-        ([*NATIVE, "--set", "batchSize=16", "--set", "reasoningEffort=utmost"], "'reasoningEffort' failed to satisfy"),
+        (
+            [*NATIVE, "--set", "batchSize=16", "--set", "reasoningEffort=utmost"],
+            "hyperParameters.reasoningEffort' failed to satisfy",
+        ),
         ([*NATIVE, "--set", "batchSize=16", "--name", "a b"], "'jobName' failed to satisfy"),
         ([*NATIVE, "--set", "batchSize=16", "--bucket", "No_Such"], "'trainingDataConfig.s3Uri' failed to satisfy"),
         (["--function", FUNCTION, "--set", "maxPromptLength=9"], "takes epochCount, batchSize, learningRate only"),
-        (["--function-role", "no-role"], "'role' failed to satisfy"),
+        (["--function-role", "no-role"], "'Role' failed to satisfy"),
     ],
 )
 def test_what_is_missing_is_named(here: tuple[Served, str], tmp_path: Path, words: list[str], said: str) -> None:

@@ -25,7 +25,7 @@ from grpo.server.settings import LOOPBACK, Settings
 OPEN = frozenset({"/healthz"})
 PAGES = re.compile(r"/|/console/static/[a-z.]+|/console/login")
 """Of the console: they hold nothing of anybody's; what they show, they ask for below CONSOLE."""
-CONSOLE = "/console/api/"
+CONSOLE, LOGIN = "/console/api/", "/console/login"
 UPLOADS = re.compile(r"^(/openai)?/v1/files/?$")
 LARGE = re.compile(r"/(s3|lambda)/aws4_request")
 """Signed for a service whose requests bear objects and archives."""
@@ -71,7 +71,7 @@ class Gatekeeper:
         self._check_origin(others, headers.get("sec-fetch-site"))
         self._check_length(scope, headers)
         path = scope["path"]
-        if path in OPEN or PAGES.fullmatch(path) or (path.startswith(CONSOLE) and self._logged_in(headers)):
+        if path in OPEN or is_page(scope, headers) or (path.startswith(CONSOLE) and self._logged_in(headers)):
             return NOTHING
         return self._check_key(scope, headers)
 
@@ -161,6 +161,12 @@ class Gatekeeper:
             raise Unauthorized(
                 "AWS signatures cannot be verified here: set GRPO_AWS_ACCESS_KEY_ID and GRPO_AWS_SECRET_ACCESS_KEY"
             )
+
+
+def is_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser asks for a page that holds nothing of anybody's. Amazon's clients POST to / too, signed."""
+    reads = scope["method"] in ("GET", "HEAD") or scope["path"] == LOGIN
+    return reads and "authorization" not in headers and PAGES.fullmatch(scope["path"]) is not None
 
 
 class Guard:

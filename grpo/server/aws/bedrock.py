@@ -66,8 +66,7 @@ class Jobs:
         name, model_name = call.given["jobName"], call.given["customModelName"]
         if self.store.customizations.named(name):
             raise AwsError("ConflictException", f"a job {name!r} is there already")
-        if self._takes(model_name):
-            raise AwsError("ConflictException", f"a custom model {model_name!r} is there already, or is being made")
+        self._release(model_name)
         job = self.intake.job(call.given)
         stored = self.store.jobs.add(job, key, request)
         self.store.customizations.add(
@@ -80,11 +79,14 @@ class Jobs:
             self.store.tags.put(arn, {tag["key"]: tag["value"] for tag in call.given.get(tags, [])})
         return stored
 
-    def _takes(self, model_name: str) -> bool:
-        """Whether a job made, or may still make, a model of this name."""
+    def _release(self, model_name: str) -> None:
+        """Have a name that no model has, and none will have. Raises AwsError."""
         there = self.store.customizations.model_named(model_name)
         job = self.store.jobs.get(there.job_id) if there else None
-        return job is not None and job.status not in (FAILED, CANCELLED)
+        if job and job.status not in (FAILED, CANCELLED):
+            raise AwsError("ConflictException", f"a custom model {model_name!r} is there already, or is being made")
+        if job:
+            self.store.customizations.release(job.id)
 
     def get(self, call: Call) -> Given:
         job, told = self.find(call.given["jobIdentifier"])
@@ -137,7 +139,7 @@ class Jobs:
         return {
             "jobArn": names.job_arn(job, region),
             "jobName": told.name if told else job.id,
-            "outputModelName": told.model_name if told else short_name(job),
+            "outputModelName": told.request["customModelName"] if told else short_name(job),
             "clientRequestToken": asked.get("clientRequestToken"),
             "roleArn": asked.get("roleArn", f"arn:aws:iam::{names.ACCOUNT}:role/local"),
             "status": status,

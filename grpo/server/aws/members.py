@@ -47,7 +47,8 @@ TAKEN: Mapping[str, Mapping[str, str]] = {
         "DeleteBucket": "Bucket ExpectedBucketOwner",
         "PutObject": "Bucket Key Body ContentLength ContentMD5 ContentType Metadata ExpectedBucketOwner "
         "ChecksumCRC32 ChecksumSHA1 ChecksumSHA256",
-        "CopyObject": "Bucket Key CopySource ContentType Metadata MetadataDirective ExpectedBucketOwner",
+        "CopyObject": "Bucket Key CopySource CopySourceIfMatch ContentType Metadata MetadataDirective "
+        "ExpectedBucketOwner",
         "GetObject": "Bucket Key Range IfMatch IfNoneMatch ExpectedBucketOwner",
         "HeadObject": "Bucket Key ExpectedBucketOwner",
         "DeleteObject": "Bucket Key ExpectedBucketOwner",
@@ -58,7 +59,7 @@ TAKEN: Mapping[str, Mapping[str, str]] = {
         "CreateMultipartUpload": "Bucket Key ContentType Metadata ExpectedBucketOwner",
         "UploadPart": "Bucket Key UploadId PartNumber Body ContentLength ContentMD5 ChecksumCRC32 ChecksumSHA1 "
         "ChecksumSHA256",
-        "UploadPartCopy": "Bucket Key UploadId PartNumber CopySource CopySourceRange",
+        "UploadPartCopy": "Bucket Key UploadId PartNumber CopySource CopySourceRange CopySourceIfMatch",
         "ListMultipartUploads": "Bucket Prefix",
         "ListParts": "Bucket Key UploadId",
         "CompleteMultipartUpload": "Bucket Key UploadId MultipartUpload",

@@ -203,7 +203,7 @@ def _native(store: Store, data: DataDirectory, job: Job, told: Customization | N
     rft = {"graderConfig": grader, "hyperParameters": {**hyperparameters(job, told), **target.changes}}
     request: dict[str, Any] = {
         "jobName": name,
-        "customModelName": target.name or (told.model_name if told else name),
+        "customModelName": target.name or came.get("customModelName", name),
         "roleArn": target.job_role,
         "baseModelIdentifier": target.model or came.get("baseModelIdentifier", job.model),
         "customizationType": "REINFORCEMENT_FINE_TUNING",

@@ -14,7 +14,17 @@ from urllib.parse import quote
 from grpo.server.aws.blobs import Blobs, Written
 from grpo.server.aws.errors import AwsError
 from grpo.server.aws.names import ACCOUNT
-from grpo.server.aws.s3_rules import Given, check_digest, checked_key, folder_of, listing, source_of, wanted_range, when
+from grpo.server.aws.s3_rules import (
+    Given,
+    check_digest,
+    checked_key,
+    folder_of,
+    listing,
+    source_of,
+    unchanged,
+    wanted_range,
+    when,
+)
 from grpo.server.aws.wire import Call
 from grpo.server.records import Object
 from grpo.server.store import Store
@@ -86,7 +96,12 @@ class S3:
     def copy_object(self, call: Call) -> Given:
         self.bucket(call)
         bucket, key = source_of(call.given["CopySource"])
-        source, written = self.reading(bucket, key, lambda found: self.blobs.write(self.blobs.pieces([found.blob])))
+
+        def copy(found: Object) -> Written:
+            unchanged(call.given.get("CopySourceIfMatch"), found)
+            return self.blobs.write(self.blobs.pieces([found.blob]))
+
+        source, written = self.reading(bucket, key, copy)
         described = {"ContentType": source.content_type, "Metadata": source.metadata}
         replaced = call.given.get("MetadataDirective") == "REPLACE"
         stored = self.store(call.given | ({} if replaced else described), written, f'"{written.md5}"')
@@ -97,9 +112,7 @@ class S3:
         return answer
 
     def _answer(self, call: Call, found: Object) -> Given:
-        if call.given.get("IfMatch", found.etag) not in (found.etag, "*"):
-            text = "At least one of the pre-conditions you specified did not hold"
-            raise AwsError("PreconditionFailed", text, 412)
+        unchanged(call.given.get("IfMatch"), found)
         if call.given.get("IfNoneMatch") == found.etag:
             raise AwsError("NotModified", "Not Modified", 304)
         span = wanted_range(call.given.get("Range"), found.bytes)

@@ -7,7 +7,7 @@ from hashlib import md5
 
 from grpo.server.aws.errors import AwsError
 from grpo.server.aws.s3 import S3
-from grpo.server.aws.s3_rules import Given, check_digest, checked_key, source_of, wanted_range, when
+from grpo.server.aws.s3_rules import Given, check_digest, checked_key, source_of, unchanged, wanted_range, when
 from grpo.server.aws.wire import Call
 from grpo.server.records import Multipart, Object, Part
 
@@ -53,6 +53,7 @@ class S3Parts:
         bucket, key = source_of(call.given["CopySource"])
 
         def read(found: Object) -> bytes:
+            unchanged(call.given.get("CopySourceIfMatch"), found)
             span = wanted_range(call.given.get("CopySourceRange"), found.bytes)
             first, last = span or (0, found.bytes - 1)
             return self.blobs.read(found.blob, first, last - first + 1)

@@ -36,6 +36,12 @@ def source_of(copied: str) -> tuple[str, str]:
     return bucket, key
 
 
+def unchanged(etag: str | None, found: Object) -> None:
+    """Raises AwsError for another object than the one that was asked for."""
+    if etag not in (None, found.etag, "*"):
+        raise AwsError("PreconditionFailed", "At least one of the pre-conditions you specified did not hold", 412)
+
+
 def check_digest(given: Given, content: bytes) -> None:
     """Compare the content with each digest that the client sent. Raises AwsError."""
     expected = given.get("ContentMD5")

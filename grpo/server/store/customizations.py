@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, update
 
 from grpo.server.records import Customization
 from grpo.server.store.database import Database
@@ -27,11 +27,16 @@ class Customizations:
         return Customization(**row._mapping) if row else None
 
     def model_named(self, model_name: str) -> Customization | None:
-        """The newest one whose model has this name; those before it made none."""
-        query = select(customizations).where(customizations.c.model_name == model_name).order_by(text("rowid DESC"))
+        """The one whose model has this name."""
         with self.database.read() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(select(customizations).where(customizations.c.model_name == model_name)).first()
         return Customization(**row._mapping) if row else None
+
+    def release(self, job_id: str) -> None:
+        """Of a job that made no model, and will make none: its model's name is free again."""
+        with self.database.write() as connection:
+            here = customizations.c.job_id == job_id
+            connection.execute(update(customizations).where(here).values(model_name=f"none of {job_id}"))
 
     def all(self) -> dict[str, Customization]:
         """By the job's id."""
