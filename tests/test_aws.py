@@ -611,7 +611,7 @@ def test_other_ways_to_ask(served: Served, ready: str) -> None:
         ),
         (
             {"trainingDataConfig": {"invocationLogsConfig": {"invocationLogSource": {"s3Uri": "s3://bucket/a"}}}},
-            "only s3Uri",
+            "trainingDataConfig.s3Uri: invocationLogsConfig is not implemented here",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -41,7 +42,8 @@ def lambda_handler(event, context):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("use")
-    served = Served(folder / "data", tiny_model, f"--map=amazon.nova-2-lite-v1:0={tiny_model}")
+    words = [f"--map=amazon.nova-2-lite-v1:0={tiny_model}", "--engine-memory", "2"]
+    served = Served(folder / "data", tiny_model, *words)
     yield served
     served.stop()
 
@@ -136,6 +138,14 @@ def test_a_service_that_is_not_here_says_so(served: Served, service: str) -> Non
     assert f"{service} is not a service of this server" in str(caught.value)
 
 
+def test_a_presigned_url_says_that_it_is_none(served: Served) -> None:
+    options = {"ExpiresIn": 60, "Params": {"Bucket": "any", "Key": "thing"}}
+    url = amazon(served, "s3").generate_presigned_url("get_object", **options)
+    answer = httpx.get(url)
+    assert answer.status_code == 501
+    assert "presigned URLs are not implemented here" in answer.text
+
+
 def test_what_moto_lacks_is_no_error_of_the_server(served: Served) -> None:
     with pytest.raises(ClientError) as caught:
         amazon(served, "iam").generate_organizations_access_report(EntityPath="o-abcdefghij/r-abcdefg")
@@ -212,6 +222,13 @@ def test_a_job_its_prints_its_results_and_its_name(served: Served) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert job["status"] == "Completed", job
+    store = Store(Database(served.data / "state.db"))
+    found_job = store.jobs.beginning(f"ftjob-{job['jobArn'][-12:]}")
+    store.database.close()
+    assert found_job
+    assert found_job.settings["rollout"]["engine_memory_gib"] == 2.0
+    base = bedrock.get_foundation_model(modelIdentifier="amazon.nova-2-lite-v1:0")["modelDetails"]
+    assert base["customizationsSupported"] == ["REINFORCEMENT_FINE_TUNING"]
     assert bedrock.get_custom_model(modelIdentifier="the-model")["jobName"] == "second"
     found = logs.filter_log_events(logGroupName="/aws/lambda/prints")["events"]
     printed = [e for e in found if e["logStreamName"].startswith("job/")]
