@@ -514,6 +514,10 @@ def test_signatures_are_verified_when_the_secret_is_known(tmp_path: Path, tiny_m
                 getattr(wrong, call)()
             assert code_of(refused) == "UnrecognizedClientException", service
             assert "does not match" in str(refused.value)
+        stranger = client(served, "bedrock", key="OTHER", secret="secret")
+        with pytest.raises(ClientError) as refused:
+            stranger.tag_resource(resourceARN="arn:aws:bedrock:us-east-1:123456789012:custom-model/x", tags=[])
+        assert "the access key id is not the one" in str(refused.value), "before its body is read"
         s3 = client(served, "s3", key="AKID", secret="secret")
         s3.create_bucket(Bucket="signed")
         s3.put_object(Bucket="signed", Key="a b/ü+&=%~.txt", Body=b"x")

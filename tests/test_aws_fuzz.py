@@ -149,3 +149,14 @@ def test_bodies_that_are_no_object_and_no_document(endpoint: Endpoint) -> None:
     answer = sent(endpoint, "s3", request)
     assert answer.status_code == 400
     assert "<Code>MalformedXML</Code>" in answer.text
+    request = {"method": "POST", "url_path": "/a-bucket", "headers": {}, "query_string": {"delete": ""}}
+    assert sent(endpoint, "s3", {**request, "method": "PUT", "query_string": {}, "body": b""}).status_code == 200
+    answer = sent(endpoint, "s3", request | {"body": b"<Delete><Object></Object></Delete>"})
+    assert answer.status_code == 400
+    assert "<Code>MalformedXML</Code>" in answer.text
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    asked = b"Action=AssumeRole&Version=2011-06-15"
+    request = {"method": "POST", "url_path": "/", "headers": headers, "query_string": {}, "body": asked}
+    answer = sent(endpoint, "sts", request)
+    assert answer.status_code == 400
+    assert "<Code>ValidationError</Code>" in answer.text

@@ -1,6 +1,7 @@
 """The console without a browser: what pages are told, who is told, and how curves are thinned."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -158,7 +159,7 @@ class Ui:
 
     def __init__(self, place: Path, home: Path) -> None:
         words = [sys.executable, "-m", "grpo", "ui", str(place), "--port", "0"]
-        environment = {"XDG_DATA_HOME": str(home), "PATH": "/usr/bin:/bin", "HOME": str(home)}
+        environment = {**os.environ, "XDG_DATA_HOME": str(home)}
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout
         match = re.search(r"(http://\S+)/#login=(\S+)", self.process.stdout.readline())
