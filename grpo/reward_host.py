@@ -21,7 +21,6 @@ import struct
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -36,8 +35,7 @@ READ_RIGHTS, ALL_RIGHTS = 0b1101, 0b111_1111_1111_1111
 """Execute, read file, read directory; and all that Landlock's third version knows, truncation included."""
 MOST_BYTES, MOST_BYTES_EACH = 2**20, 2**16
 """Of an answer, and for each sample in it."""
-MOST_THREADS, MOST_FILES, LARGEST_FILE = 64, 256, 64 * 2**20
-LONGEST_ERROR = 4000
+MOST_THREADS, MOST_FILES, LARGEST_FILE, LONGEST_ERROR = 64, 256, 64 * 2**20, 4000
 CLONE_THREAD = 0x00010000
 SYSCALLS = {"x86_64": (56, 57, 58, 59, 322, 62, 200, 234), "aarch64": (220, 221, 281, 129, 130, 131)}
 """clone first; then fork, vfork, execve, execveat; kill, tkill, tgkill."""
@@ -273,7 +271,7 @@ def main() -> None:
     context = context_of(options)
     for line in lines:
         request = json.loads(line)
-        context.aws_request_id = request.get("request_id") or str(uuid.uuid4())
+        context.aws_request_id = request.get("request_id", "local")
         until = time.monotonic() + request["timeout"]
         context.get_remaining_time_in_millis = lambda until=until: max(0, int(1000 * (until - time.monotonic())))
         write_all(answers, answer(function, request, context, options))
@@ -282,18 +280,13 @@ def main() -> None:
 
 def context_of(options: dict[str, Any]) -> SimpleNamespace:
     """What Lambda tells a handler (docs.aws.amazon.com/lambda/latest/dg/python-context.html)."""
-    name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", options["name"])
-    region = os.environ.get("AWS_REGION", "us-west-2")
-    return SimpleNamespace(
-        function_name=name,
-        function_version="$LATEST",
-        invoked_function_arn=f"arn:aws:lambda:{region}:123456789012:function:{name}",
-        memory_limit_in_mb=options["memory"] >> 20,
-        log_group_name=f"/aws/lambda/{name}",
-        log_stream_name="local",
-        identity=None,
-        client_context=None,
+    name, region = (
+        os.environ.get("AWS_LAMBDA_FUNCTION_NAME", options["name"]),
+        os.environ.get("AWS_REGION", "us-west-2"),
     )
+    told = {"function_name": name, "function_version": "$LATEST", "log_group_name": f"/aws/lambda/{name}"}
+    told["invoked_function_arn"] = f"arn:aws:lambda:{region}:123456789012:function:{name}"
+    return SimpleNamespace(**told, memory_limit_in_mb=options["memory"] >> 20, log_stream_name="local")
 
 
 def write_all(target: int, content: bytes) -> None:

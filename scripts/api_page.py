@@ -41,6 +41,7 @@ OPERATIONS = {
     "POST /completions": ("full", "vLLM's handler"),
     "POST /responses": ("partial", "vLLM's handler; responses are not stored"),
     "GET /healthz": ("ours", "needs no key"),
+    "GET /metrics": ("ours", "the jobs, for Prometheus"),
 }
 ABSENT = {
     "POST /uploads and its parts": "Bedrock's pages do not mention it; upload in one piece",
