@@ -23,7 +23,7 @@ class Graders:
     """Looks up what a grader names."""
 
     def __init__(
-        self, store: Store, data: DataDirectory, sandbox: str, aws: bool, reach: Mapping[str, str] | None
+        self, store: Store, data: DataDirectory, sandbox: str, aws: bool, reach: Mapping[str, str] | None = None
     ) -> None:
         """``aws``: ARNs that are not registered here are called at AWS.
 
