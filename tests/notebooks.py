@@ -245,7 +245,9 @@ def run(path: Path, samples: Path, served: Served, keep: Path, console: Console)
     except Exception as error:  # whatever a cell raises is this notebook's result
         result.error = f"{type(error).__name__}: {error}"[-2000:]
     result.images = sum(len(images(cell)) for cell in codes)
-    result.last = [text[-2000:] for text in ("".join(texts(cell)) for cell in codes) if text][-LAST:]
+    result.last = [
+        text.replace(str(ROOT), "PROJECT")[-2000:] for text in ("".join(texts(cell)) for cell in codes) if text
+    ][-LAST:]
     result.seconds = round(time.monotonic() - started, 1)
     nbformat.write(notebook, keep / path.name)
     return result
