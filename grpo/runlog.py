@@ -25,11 +25,12 @@ from grpo.errors import CheckpointError
 from grpo.types import Completion, Evaluation, Group, Prompt, Reward
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file so that it holds the old or the new content, whatever happens."""
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Replace a file so that it holds the old or the new content, whatever happens. ``mode`` is before the umask."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    partial.unlink(missing_ok=True)  # one that was left might have another mode
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

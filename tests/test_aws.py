@@ -716,6 +716,9 @@ def test_refusals_of_objects(served: Served) -> None:
         with pytest.raises(ClientError) as error:
             call()
         assert code_of(error) == code
+    for token in ("\u202e", "gA=="):  # not even ASCII; base64 of what is no UTF-8
+        with pytest.raises(ClientError, match="InvalidArgument"):
+            s3.list_objects_v2(Bucket="refusals", ContinuationToken=token)
     other = client(served, "s3", "us-west-2")
     with pytest.raises(other.exceptions.BucketAlreadyOwnedByYou):
         other.create_bucket(Bucket="refusals", CreateBucketConfiguration={"LocationConstraint": "us-west-2"})

@@ -68,12 +68,22 @@ def test_prefixes_know_upper_and_lower_case(served: Served) -> None:
         aws_secret_access_key="thing",
     )
     bucket = s3.create_bucket(Bucket="letters")
-    for key in ("runs/keep", "Runs/gone", "RUNS", "runs%/other", "rüns/x"):
+    for key in ("runs/keep", "Runs/gone", "RUNS", "runs%/other", "runs\U0010ffff\U0010ffff", "rüns/x"):
         bucket.put_object(Key=key, Body=b"x")
-    assert [o.key for o in bucket.objects.filter(Prefix="runs")] == ["runs%/other", "runs/keep"]
+    assert [o.key for o in bucket.objects.filter(Prefix="runs")] == [
+        "runs%/other",
+        "runs/keep",
+        "runs\U0010ffff\U0010ffff",
+    ]
     assert [o.key for o in bucket.objects.filter(Prefix="rü")] == ["rüns/x"]
     bucket.objects.filter(Prefix="Runs/").delete()
-    assert {o.key for o in bucket.objects.all()} == {"runs/keep", "RUNS", "runs%/other", "rüns/x"}
+    assert {o.key for o in bucket.objects.all()} == {
+        "runs/keep",
+        "RUNS",
+        "runs%/other",
+        "runs\U0010ffff\U0010ffff",
+        "rüns/x",
+    }
 
 
 def test_large_objects_are_copied_in_parts(served: Served) -> None:

@@ -6,13 +6,15 @@ the page posts it. The cookie is signed with a secret of the data directory, so 
 
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from pathlib import Path
 
+from grpo.runlog import write_atomic
+
 COOKIE = "grpo_console"
 SESSION_S, CODE_S = 30 * 86_400, 900
+PRIVATE = 0o600
 
 
 class Gate:
@@ -26,7 +28,7 @@ class Gate:
     def new_code(self) -> str:
         """A code for one login within a quarter of an hour; one before it is void."""
         code = secrets.token_urlsafe(32)
-        _write(self.directory / "code", f"{int(time.time()) + CODE_S}:{_digest(code)}")
+        write_atomic(self.directory / "code", f"{int(time.time()) + CODE_S}:{_digest(code)}", PRIVATE)
         return code
 
     def link(self, url: str) -> str:
@@ -59,16 +61,8 @@ class Gate:
 def _load_or_create(path: Path) -> bytes:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        _write(path, secrets.token_hex(32))
+        write_atomic(path, secrets.token_hex(32), PRIVATE)
     return bytes.fromhex(path.read_text())
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _digest(code: str) -> str:

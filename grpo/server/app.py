@@ -11,7 +11,7 @@ from typing import IO, Any
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -133,7 +133,7 @@ def create_app(opened: Opened) -> FastAPI:
     for prefix in PREFIXES:
         app.include_router(everything, prefix=prefix, include_in_schema=prefix == PREFIXES[0], responses=REFUSALS)
     app.add_api_route("/healthz", health, methods=["GET"])
-    app.add_api_route("/metrics", measured, methods=["GET"])
+    app.add_api_route("/metrics", measured, response_class=PlainTextResponse, responses=REFUSALS)
     _handle_errors(app)
     _describe(app)
     pages = console.application(opened.server.store, opened.server.data, opened.gate)

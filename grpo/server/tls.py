@@ -5,7 +5,6 @@ says (RFC 5280, 4.2.1.10), so that who trusts it trusts it for no other site.
 """
 
 import ipaddress
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,8 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from grpo.runlog import write_atomic
+
 AUTHORITY_DAYS, SERVER_DAYS, LEFT_DAYS = 3650, 397, 30
 """How long they hold, and how long before their end they are made again. 397 is the most that browsers take."""
+PRIVATE = 0o600
 NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -54,7 +56,7 @@ def prepare(directory: Path, names: Iterable[str]) -> Files:
         found.certificate.unlink(missing_ok=True)
     if not (_holds(found.certificate, now) and found.key.exists()):
         _make_server(found, authority_key, wanted, now)
-    _write(found.bundle, Path(certifi.where()).read_bytes() + found.authority.read_bytes())
+    write_atomic(found.bundle, Path(certifi.where()).read_bytes() + found.authority.read_bytes(), PRIVATE)
     return found
 
 
@@ -96,7 +98,7 @@ def _make_authority(path: Path, key_path: Path, wanted: list[str], now: datetime
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     _write_key(key_path, key)
-    _write(path, made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    write_atomic(path, made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), PRIVATE)
 
 
 def _make_server(found: Files, authority_key: Path, wanted: list[str], now: datetime) -> None:
@@ -115,7 +117,7 @@ def _make_server(found: Files, authority_key: Path, wanted: list[str], now: date
         .add_extension(identifier, critical=False)
     )
     _write_key(found.key, key)
-    _write(found.certificate, made.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM))
+    write_atomic(found.certificate, made.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM), PRIVATE)
 
 
 def _begun(
@@ -141,13 +143,4 @@ def _usage(signs: bool) -> x509.KeyUsage:
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    _write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, for its owner's eyes only."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), PRIVATE)

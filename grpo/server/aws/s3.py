@@ -4,7 +4,6 @@ docs.aws.amazon.com/AmazonS3/latest/API. No versions, no ACLs, no encryption, no
 """
 
 import base64
-import binascii
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -155,7 +154,7 @@ class S3:
         token = call.given.get("ContinuationToken")
         try:
             after = base64.b64decode(token, validate=True).decode() if token else call.given.get("StartAfter", "")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no ASCII, or no UTF-8 in it
             raise AwsError("InvalidArgument", "The continuation token provided is incorrect") from None
         listed = self._listed(call, after)
         last = listed.pop("last")

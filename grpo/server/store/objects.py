@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, func, select, union_all
+from sqlalchemy import Connection, delete, select, union_all
 from sqlalchemy.dialects.sqlite import insert
 
 from grpo.server.records import Multipart, Object, Part
 from grpo.server.store.database import Database
 from grpo.server.store.schema import buckets, multiparts, objects, parts
+
+LAST = "\U0010ffff" * 256
+"""Behind a prefix, no key of at most 1,024 bytes comes after it."""
 
 
 class Objects:
@@ -66,13 +69,10 @@ class Objects:
 
     def after(self, bucket: str, prefix: str, after: str, limit: int) -> list[Object]:
         """Objects whose keys begin with ``prefix`` and come behind ``after``, in the order of their keys."""
-        query = select(objects).where(objects.c.bucket == bucket, objects.c.key > after, objects.c.key >= prefix)
-        if prefix:  # not LIKE, which takes upper and lower case for the same
-            query = query.where(
-                func.substr(objects.c.key, 1, len(prefix)) == prefix, objects.c.key < f"{prefix}\U0010ffff"
-            )
+        key = objects.c.key  # not LIKE, which takes upper and lower case for the same
+        query = select(objects).where(objects.c.bucket == bucket, key > after, key >= prefix, key <= prefix + LAST)
         with self.database.read() as connection:
-            rows = connection.execute(query.order_by(objects.c.key).limit(limit)).all()
+            rows = connection.execute(query.order_by(key).limit(limit)).all()
         return [Object(**row._mapping) for row in rows]
 
     def begin(self, new: Multipart) -> None:
