@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch gpu-proof dark-lines parity notebooks format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch bench-console gpu-proof dark-lines parity notebooks format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -47,6 +47,9 @@ bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about
 
 bench-microbatch: setup  ## a micro-batch's pass: attention by rows and blocks, PEFT's adapter and ours; three minutes
 	@$(VENV)/python benchmarks/step/microbatch.py
+
+bench-console: system setup  ## the console with a million completions, in Chromium; about ten minutes
+	@$(VENV)/python benchmarks/console/run.py
 
 N ?= 20
 SAMPLER ?= transformers

@@ -43,7 +43,7 @@ def broken(points: Seq[Point]) -> Finding | None:
                 f"the {name.replace('_', ' ')} of step {last.step + 1} is {value}",
                 "lower update.learning_rate; look for infinite or missing scores in the reward function",
             )
-    gap = _recent(points, "gap")
+    gap = recent(points, "gap")
     if gap is not None and gap > LARGEST_GAP:
         return Finding(
             f"trainer and sampler differ by {gap:.2f} nats a token",
@@ -54,7 +54,7 @@ def broken(points: Seq[Point]) -> Finding | None:
 
 def degenerate(points: Seq[Point]) -> Finding | None:
     """Signs of a policy that broke before it learned anything; for curves that have not risen."""
-    entropy = _ratio(points, "entropy")
+    entropy = _grown(points, "entropy")
     if entropy is not None and entropy < ENTROPY_LOST:
         return Finding(
             f"the entropy fell to {entropy:.0%} of what it was, without any gain in reward",
@@ -65,19 +65,19 @@ def degenerate(points: Seq[Point]) -> Finding | None:
 
 def why_fallen(points: Seq[Point]) -> Finding:
     """The likely cause of a certain fall in reward: the signal that left its range, else the learning rate."""
-    truncated, before = _recent(points, "truncated_share"), _first(points, "truncated_share")
+    truncated, before = recent(points, "truncated_share"), beginning(points, "truncated_share")
     if truncated is not None and before is not None and truncated > MOST and before < HALF:
         return Finding(f"{truncated:.0%} of the completions are cut at the limit", "raise rollout.max_tokens")
-    errors = _recent(points, "error_share")
+    errors = recent(points, "error_share")
     if errors is not None and errors > HALF:
         return Finding(f"{errors:.0%} of the completions could not be scored", "look into reward.log")
-    length = _ratio(points, "length")
+    length = _grown(points, "length")
     if length is not None and not 1 / LENGTH_CHANGE < length < LENGTH_CHANGE:
         return Finding(
             f"completions are {length:.1f} times as long as at first",
             "the reward may pay for length alone: change the reward function, or set update.kl_coef",
         )
-    entropy = _ratio(points, "entropy")
+    entropy = _grown(points, "entropy")
     if entropy is not None and entropy < ENTROPY_LOST:
         return Finding(f"the entropy fell to {entropy:.0%} of what it was", "lower update.learning_rate")
     return _exploded(points) or Finding(
@@ -87,19 +87,19 @@ def why_fallen(points: Seq[Point]) -> Finding:
 
 def why_silent(points: Seq[Point]) -> Finding:
     """Why a run has nothing to learn from."""
-    errors, truncated = _recent(points, "error_share"), _recent(points, "truncated_share")
+    errors, truncated = recent(points, "error_share"), recent(points, "truncated_share")
     if errors is not None and errors > HALF:
         return Finding(f"{errors:.0%} of the completions could not be scored", "look into reward.log")
     if truncated is not None and truncated > MOST:
         return Finding(f"{truncated:.0%} of the completions are cut at the limit", "raise rollout.max_tokens")
     lowest, highest = (getattr(points[-1], name) for name in ("lowest", "highest"))
-    recent = points[-RECENT:]
-    if lowest is not None and all(p.lowest == p.highest == lowest for p in recent):
+    last = points[-RECENT:]
+    if lowest is not None and all(p.lowest == p.highest == lowest for p in last):
         return Finding(
             f"every completion gets the reward {highest:g}",
             "look at reward.file: it may compare the wrong fields, or the task is far too hard or too easy",
         )
-    silent = [p.signal_share for p in recent if p.signal_share is not None]
+    silent = [p.signal_share for p in last if p.signal_share is not None]
     if silent and not any(silent):
         return Finding(
             "all completions of a prompt get the same reward",
@@ -112,7 +112,7 @@ def why_silent(points: Seq[Point]) -> Finding:
 
 
 def _exploded(points: Seq[Point]) -> Finding | None:
-    entropy, kl = _ratio(points, "entropy"), _recent(points, "kl")
+    entropy, kl = _grown(points, "entropy"), recent(points, "kl")
     if entropy is not None and entropy > ENTROPY_GAINED:
         return Finding(f"the entropy is {entropy:.1f} times what it was", "lower update.learning_rate")
     if kl is not None and kl > LARGEST_KL:
@@ -120,20 +120,23 @@ def _exploded(points: Seq[Point]) -> Finding | None:
     return None
 
 
-def _recent(points: Seq[Point], name: str) -> float | None:
-    return _median(points[-RECENT:], name) if len(points) >= RECENT else None
+def recent(points: Seq[Point], name: str) -> float | None:
+    """What a signal is now."""
+    return typical(points[-RECENT:], name) if len(points) >= RECENT else None
 
 
-def _first(points: Seq[Point], name: str) -> float | None:
-    return _median(points[:BEGINNING], name) if len(points) >= BEGINNING + RECENT else None
+def beginning(points: Seq[Point], name: str) -> float | None:
+    """What it was at first."""
+    return typical(points[:BEGINNING], name) if len(points) >= BEGINNING + RECENT else None
 
 
-def _ratio(points: Seq[Point], name: str) -> float | None:
-    now, before = _recent(points, name), _first(points, name)
+def _grown(points: Seq[Point], name: str) -> float | None:
+    now, before = recent(points, name), beginning(points, name)
     return now / before if now is not None and before else None
 
 
-def _median(points: Seq[Point], name: str) -> float | None:
+def typical(points: Seq[Point], name: str) -> float | None:
+    """The median of what is known and finite; None where that is not the most of it."""
     values = [getattr(p, name) for p in points]
     known = [value for value in values if value is not None and math.isfinite(value)]
     return median(known) if 2 * len(known) > len(values) else None

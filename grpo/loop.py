@@ -26,6 +26,7 @@ from grpo.drawing import Candidate, next_candidates
 from grpo.errors import CheckpointError
 from grpo.evaluate import evaluate
 from grpo.groups import groups_of
+from grpo.memory import peak_gib
 from grpo.metrics import describe, describe_heldout, describe_sync
 from grpo.outcome import Outcome, conclude, finished
 from grpo.outlook import forecast_of, resolution
@@ -191,6 +192,7 @@ def close_step(resources: Resources, points: list[Point], record: dict[str, Any]
     seconds = time.monotonic() - started
     record |= {"status": verdict.status, "seconds": seconds}
     record["tokens_per_second"] = record["sampled_tokens"] / seconds
+    record["memory_peak_gib"] = peak_gib(resources.policy.device)
     commit(resources, main, points, record, verdict)
     return verdict
 

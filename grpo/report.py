@@ -37,7 +37,7 @@ border-radius: 6px; unicode-bidi: plaintext; } .quiet { opacity: .7; }
 
 def save_report(run: Path, target: Path) -> None:
     """Write it. Raises DataError when the run has no finished step."""
-    view = RunView(run)
+    view = RunView(run, run)
     details = view.details()
     if not details["steps"]:
         raise DataError(f"{run}: no finished step to report; metrics.jsonl is empty or missing")
@@ -49,7 +49,7 @@ def save_report(run: Path, target: Path) -> None:
         "<h2>Held-out prompts</h2>" + _table(("step", "mean", "95 %, from", "to", "completions"), _heldout(details)),
         "<h2>What was measured</h2>" + _table(("", "first step", "last step"), _measured(view)),
         "<h2>Completions of the last step</h2>" + _completions(view, details["steps"] - 1),
-        f"<h2>Configuration</h2><pre>{escape(json.dumps(details['config'], indent=1))}</pre>",
+        "<h2>Configuration</h2>" + _table(("", "value", "default"), _settings(details)),
     ]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -77,9 +77,13 @@ def _heldout(details: dict[str, Any]) -> list[list[Any]]:
 
 
 def _measured(view: RunView) -> list[list[Any]]:
-    names = [name for name, _ in MEASURED]
-    found = view.table.thinned(names, 0, view.table.rows, view.table.rows)["columns"]
+    names, steps = [name for name, _ in MEASURED], view.table.refresh()
+    found = view.table.thinned(names, 0, steps, steps)["columns"]
     return [[title, found[name]["mean"][0], found[name]["mean"][-1]] for name, title in MEASURED if name in found]
+
+
+def _settings(details: dict[str, Any]) -> list[list[Any]]:
+    return [[s["name"], json.dumps(s["value"]), json.dumps(s["default"])] for s in details["settings"] if s["changed"]]
 
 
 def _completions(view: RunView, step: int) -> str:

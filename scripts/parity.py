@@ -2,8 +2,8 @@
 
     python scripts/parity.py [--check]
 
-Made of botocore's service models, of grpo/server/aws/members.py, and, for members of outputs, of the source: a member
-whose name the service's code writes is sent (where there is something to send), any other never is.
+Made of botocore's service models, of grpo/server/aws/members.py, and, for members of outputs of most services, of the
+source: a member whose name the service's code writes is sent (where there is something to send), any other never is.
 """
 
 import argparse
@@ -65,6 +65,8 @@ def row(service: str, operation: OperationModel, said: set[str]) -> str:
     asked = list(operation.input_shape.members) if operation.input_shape else []
     answered = list(operation.output_shape.members) if operation.output_shape else []
     refused = [name for name in asked if name not in taken and name not in without]
+    if service in members.SENT:
+        said = {*members.SENT[service].get(operation.name, "").split()}
     cells = [
         taken,
         without,

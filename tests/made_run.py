@@ -56,10 +56,17 @@ def group(index: int, texts: Sequence[str], rewards: Sequence[float | None], **m
     return Group(prompt=prompt, completions=tuple(answers), rewards=tuple(told))
 
 
-def make(directory: Path, steps: int, *, ended: bool = True, texts: Sequence[str] = ()) -> RunLog:
+def make(
+    directory: Path,
+    steps: int,
+    *,
+    ended: bool = True,
+    texts: Sequence[str] = (),
+    config: dict[str, Any] | None = None,
+) -> RunLog:
     """A run of so many steps; ``texts``: completions of the last one."""
     log, draw = RunLog(directory), random.Random(7)
-    log.claim(CONFIG, "digest")
+    log.claim(CONFIG | (config or {}), "digest")
     log.event("start", step=0, sampler="transformers", ranks=1)
     for step in range(steps):
         reward = min(1.0, step / max(1, steps - 1))

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ MODELS = ("qwen.qwen3-32b", "openai.gpt-oss-20b", "openai.gpt-oss-120b", "amazon
 """What the notebooks train, and call as a judge; the demo's model stands for all."""
 BUCKET = "reinforcement-fine-tuning-samples"
 CELL_S, JOB_S = 900, 3600.0
+FLAGS = ("--function-network", "--sampler", "auto", "--engine-memory", "4", "--engine-dtype", "bfloat16")
+"""Of the server. A judge that answers in float32 on two cores takes longer than boto3 waits for a function."""
 LAST = 3
 """Cells whose output is kept in the result."""
 HUB = "openai/gsm8k"
@@ -83,6 +85,10 @@ class Result:
     seconds: float = 0.0
     error: str | None = None
     last: list[str] = field(default_factory=list)
+    rows: int = 0
+    """Of data that its cells download."""
+    server: list[str] = field(default_factory=list)
+    """Flags."""
 
 
 def change(source: str, url: str) -> tuple[str, list[str]]:
@@ -266,7 +272,7 @@ def run_all(arguments: argparse.Namespace, work: Path, console: Console) -> list
     samples = prepare(arguments, work)
     model = ROOT / ".cache" / "models" / DEMO_MODEL
     mapped = [word for name in MODELS for word in ("--map", f"{name}={model}")]
-    served = Served(work / "data", model, "--function-network", "--sampler", "auto", "--engine-memory", "4", *mapped)
+    served = Served(work / "data", model, *FLAGS, *mapped)
     keep = arguments.keep or work / "executed"
     keep.mkdir(parents=True, exist_ok=True)
     try:
@@ -275,7 +281,7 @@ def run_all(arguments: argparse.Namespace, work: Path, console: Console) -> list
         results = []
         for path in sorted(samples.rglob("*.ipynb")):
             if arguments.only in path.name:
-                results.append(run(path, samples, served, keep, console))
+                results.append(replace(run(path, samples, served, keep, console), rows=arguments.rows, server=[*FLAGS]))
                 console.print_json(json.dumps(asdict(results[-1])))
         return results
     finally:
@@ -287,7 +293,7 @@ def write(arguments: argparse.Namespace, results: list[Result]) -> None:
     before = json.loads(arguments.out.read_text())["notebooks"] if arguments.out.exists() else []
     ran = {result.notebook for result in results}
     found = [asdict(r) for r in results] + [one for one in before if one["notebook"] not in ran]
-    told = {"rows": arguments.rows, "own_rows": arguments.own_rows, "model": DEMO_MODEL, "versions": versions()}
+    told = {"own_rows": arguments.own_rows, "model": DEMO_MODEL, "versions": versions()}
     told |= {
         "finqa": "made" if arguments.make_finqa else "its own",
         "notebooks": sorted(found, key=lambda r: r["notebook"]),

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 TIMES = (
     *("seconds", "seconds_sampling", "seconds_scoring", "seconds_slowest_call", "seconds_update", "sync_seconds"),
-    "tokens_per_second",
+    *("tokens_per_second", "memory_peak_gib"),
 )
-"""Fields of a metrics line that tell how long something took; everything else must repeat exactly."""
+"""Fields of a metrics line that tell what a step took; everything else must repeat exactly."""
 
 
 def start(config: Path, *overrides: str) -> subprocess.Popen[str]:

@@ -14,6 +14,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from grpo.server.aws import members
 from grpo.server.aws.blobs import Blobs
 from grpo.server.aws.errors import AwsError
 from grpo.server.aws.s3 import S3
@@ -252,3 +253,51 @@ def test_a_job_its_prints_its_results_and_its_name(served: Served) -> None:
     assert amazon(served, "s3").list_objects_v2(Bucket="jobs", Prefix="out/")["KeyCount"] == 0
     shown = served.cli("jobs", "show", "second", "--json")
     assert json.loads(shown)["id"] == json.loads(served.cli("jobs", "show", job["jobArn"], "--json"))["id"]
+
+
+def s3_answers(served: Served) -> dict[str, set[str]]:
+    """Every operation of S3, and the members of its answers as boto3 read them."""
+    s3, seen = amazon(served, "s3"), {}
+    s3.meta.events.register(
+        "after-call.s3",
+        lambda model, parsed, **_: seen.setdefault(model.name, set()).update(set(parsed) - {"ResponseMetadata"}),
+    )
+    s3.create_bucket(Bucket="members")
+    where = {"Bucket": "members", "Key": "a/b"}
+    for algorithm in ("CRC32", "SHA1", "SHA256"):
+        s3.put_object(**where, Body=b"content", ChecksumAlgorithm=algorithm)
+        upload = s3.create_multipart_upload(**where)["UploadId"]
+        part = {**where, "UploadId": upload, "PartNumber": 1}
+        etag = s3.upload_part(**part, Body=b"x", ChecksumAlgorithm=algorithm)["ETag"]
+        s3.list_multipart_uploads(Bucket="members")
+        s3.list_parts(**where, UploadId=upload)
+        told = {"Parts": [{"ETag": etag, "PartNumber": 1}]}
+        s3.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=told)
+    upload = s3.create_multipart_upload(**where)["UploadId"]
+    s3.upload_part_copy(**where, UploadId=upload, PartNumber=1, CopySource="members/a/b")
+    s3.abort_multipart_upload(**where, UploadId=upload)
+    s3.copy_object(Bucket="members", Key="c", CopySource="members/a/b")
+    s3.copy_object(Bucket="members", Key="d", CopySource="members/a/b")
+    s3.get_object(**where, Range="bytes=0-0")["Body"].read()
+    s3.head_object(**where)
+    s3.list_buckets()
+    s3.head_bucket(Bucket="members")
+    s3.get_bucket_location(Bucket="members")
+    for more in ({"Delimiter": "/", "MaxKeys": 1}, {"Delimiter": "/"}, {"MaxKeys": 1, "EncodingType": "url"}):
+        s3.list_objects(Bucket="members", **more)
+        first = s3.list_objects_v2(Bucket="members", **more)
+        if first["IsTruncated"]:
+            s3.list_objects_v2(Bucket="members", ContinuationToken=first["NextContinuationToken"])
+    s3.delete_object(Bucket="members", Key="c")
+    s3.delete_objects(Bucket="members", Delete={"Objects": [{"Key": "a/b"}, {"Key": "d"}]})
+    s3.delete_bucket(Bucket="members")
+    return seen
+
+
+def test_what_the_table_says_is_sent_is_sent(served: Served) -> None:
+    """No more and no less."""
+    seen = s3_answers(served)
+    seen["GetBucketLocation"].discard("LocationConstraint")  # botocore puts it in, whatever the answer
+    assert set(seen) == set(members.TAKEN["s3"])
+    wrong = {name: found ^ set(members.SENT["s3"].get(name, "").split()) for name, found in seen.items()}
+    assert {name: found for name, found in wrong.items() if found} == {}

@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from grpo.advantages import normalise
 from grpo.console import gate as gates
 from grpo.console.gate import COOKIE, Gate
-from grpo.console.run_view import RunView, shares
+from grpo.console.run_view import RunView
+from grpo.console.shown import shares
 from grpo.console.sources import Directories
 from grpo.console.table import Table
 
@@ -60,13 +61,12 @@ def test_a_table_grows_and_is_taken_back(tmp_path: Path) -> None:
         assert table.refresh() == 2
         file.write('_mean": 0.75}\n')
     assert table.refresh() == 3
-    assert table.last("critic_rewards_mean") == 0.75
-    assert table.last("kl") is None
+    assert table.thinned(["critic_rewards_mean"], 2, 2, 9)["columns"]["critic_rewards_mean"]["mean"] == [0.75]
     partial = tmp_path / "new"
     write(partial, [record(0, 0.25)])
     partial.replace(path)
     assert table.refresh() == 1
-    assert table.last("part:correct") == 0.25
+    assert table.thinned(["part:correct"], 0, 9, 9)["columns"]["part:correct"]["mean"] == [0.25]
     path.unlink()
     assert table.refresh() == 0
 
@@ -75,7 +75,7 @@ def test_a_step_has_the_trainers_advantages(tmp_path: Path) -> None:
     """By hand: rewards 1, 0, 1, 0.5 have mean 0.625 and sample deviation sqrt(0.6875 / 3)."""
     log = make(tmp_path / "run", 2)
     log.save_rollouts(2, [group(1, ["a", "b", "c", "d"], [1.0, 0.0, 1.0, 0.5]), group(2, ["e", "f"], [0.5, None])])
-    found = RunView(tmp_path / "run").step(2)
+    found = RunView(tmp_path / "run", tmp_path / "cache").step(2)
     assert found
     first, second = found["groups"]
     deviation = (0.6875 / 3) ** 0.5
@@ -87,7 +87,7 @@ def test_a_step_has_the_trainers_advantages(tmp_path: Path) -> None:
     assert [c["advantage"] for c in second["completions"]] == [0.0, None]
     assert second["completions"][1]["error"] == "no number"
     assert first["completions"][0]["mean_logprob"] == pytest.approx(-0.5)
-    assert RunView(tmp_path / "run").step(3) is None
+    assert RunView(tmp_path / "run", tmp_path / "cache").step(3) is None
 
 
 @pytest.mark.parametrize("form", ["std", "none", "leave_one_out"])
@@ -107,7 +107,7 @@ def test_what_a_run_is(tmp_path: Path) -> None:
     make(tmp_path / "done", 10)
     make(tmp_path / "going", 4, ended=False)
     (tmp_path / "empty").mkdir()
-    source = Directories([tmp_path, tmp_path / "done"])
+    source = Directories([tmp_path, tmp_path / "done"], tmp_path / "cache")
     found = {run["id"]: run for run in source.runs()}
     assert set(found) == {"done", "going"}
     assert (found["done"]["status"], found["done"]["reason"]) == ("converged", "the next 20 steps gain less than 0.02")
@@ -117,17 +117,13 @@ def test_what_a_run_is(tmp_path: Path) -> None:
     details = view.details()
     assert [e["step"] for e in details["evaluations"]] == [5, 10]
     assert [e["event"] for e in details["events"]] == ["start", "end"]
-    assert view.prompt(9) == [{"step": step, "reward": 0.5} for step in range(10)]
     assert source.run("other") is None
-    hits = list(view.search("#### 3", 4))
-    assert [hit["step"] for hit in hits] == [9, 9, 8, 8]
-    assert all("#### 3" in hit["text"] for hit in hits)
 
 
 def test_runs_of_the_same_name_have_ids_of_their_own(tmp_path: Path) -> None:
     for place in ("a", "b"):
         make(tmp_path / place / "run", 1)
-    source = Directories([tmp_path / "a", tmp_path / "b"])
+    source = Directories([tmp_path / "a", tmp_path / "b"], tmp_path / "cache")
     assert sorted(run["id"] for run in source.runs()) == ["run-1", "run-2"]
     assert source.run("run-2")
 
@@ -159,7 +155,7 @@ class Ui:
 
     def __init__(self, place: Path, home: Path) -> None:
         words = [sys.executable, "-m", "grpo", "ui", str(place), "--port", "0"]
-        environment = {**os.environ, "XDG_DATA_HOME": str(home)}
+        environment = {**os.environ, "XDG_DATA_HOME": str(home), "XDG_CACHE_HOME": str(home)}
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout
         match = re.search(r"(http://\S+)/#login=(\S+)", self.process.stdout.readline())
@@ -204,12 +200,20 @@ def test_what_pages_ask_for(shown: Ui) -> None:
     assert series["step"] == [2, 5, 8, 11]
     assert series["columns"]["critic_rewards_mean"]["mean"][0] == pytest.approx((0 + 1 / 11 + 2 / 11) / 3)
     assert len(client.get("/console/api/runs/one/steps/3").json()["groups"]) == 2
-    assert len(client.get("/console/api/runs/one/prompts/9").json()["steps"]) == 12
-    assert client.get("/console/api/runs/one/search", params={"text": "TWELVE"}).json()["found"]
+    means = client.get("/console/api/runs/one/prompts/9").json()
+    assert means == {"means": [{"step": k, "reward": 0.5} for k in range(12)], "indexed": 12, "steps": 12}
+    assert client.get("/console/api/runs/one/completions", params={"text": "TWELVE"}).json()["total"]
+    assert client.get("/console/api/place").json() == {"server": False}
     for path, status in (
         ("/console/api/runs/other", 404),
         ("/console/api/runs/one/steps/99", 404),
-        ("/console/api/runs/one/search", 400),
+        ("/console/api/runs/one/completions?order=random", 400),
+        ("/console/api/runs/one/completions?least=much", 400),
+        ("/console/api/runs/one/export?form=xls", 400),
+        ("/console/api/runs/one/steps/3/tokens?place=0", 404),
+        ("/console/api/runs/one/adapter", 404),
+        ("/console/api/compare?runs=one", 400),
+        ("/console/api/compare?runs=one,two", 404),
         ("/console/api/runs/one/series?points=many", 400),
         ("/console/static/..%2fgate.py", 404),
         ("/console/static/uplot.LICENSE", 404),
@@ -250,9 +254,10 @@ def test_steps_are_told_as_they_come(shown: Ui, tmp_path: Path) -> None:
         raise AssertionError("no event")
 
     assert first({})["steps"] == 12
+    assert first({"last-event-id": "12.running"})["status"] == "converged"
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record(12, 0.5)) + "\n")
-    told = first({"last-event-id": "12"})
+    told = first({"last-event-id": "12.converged"})
     assert (told["steps"], told["reward"]) == (13, 0.5)
 
 

@@ -1,6 +1,7 @@
 """The console in a real browser: every view, hostile text, keyboards and screen readers, a job while it trains."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -10,9 +11,15 @@ from typing import Any
 
 import pytest
 from hostile_text import payloads
-from made_run import make, record
+from made_run import CONFIG, make, record
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from test_console import Ui
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+
+from grpo.runlog import RunLog
+from grpo.types import Completion, Group, Prompt, Reward
 
 from servers import Served, method, rows
 
@@ -20,7 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 AXE = ROOT / ".cache" / "clients" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: make system")
-VIEWS = ("/", "/run/arithmetic", "/run/arithmetic/step/12", "/run/arithmetic/prompt/9", "/run/arithmetic/search/twelve")
+VIEWS = (
+    *("/", "/run/arithmetic", "/run/arithmetic/step/12", "/run/arithmetic/prompt/9"),
+    *("/run/arithmetic/completions", "/run/arithmetic/completions?text=twelve", "/compare/arithmetic,going"),
+)
+SERVED_VIEWS = ("/", "/new", "/play", "/grader")
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +42,43 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
+def failing(directory: Path) -> None:
+    """Half of the completions cannot be scored; the stop rule has looked."""
+    log = RunLog(directory)
+    log.claim(CONFIG | {"update": {"learning_rate": 1.0}}, "digest")
+    for step in range(20):
+        log.metric(record(step, 0.2 + step / 40, reward_error_share=0.5))
+        log.save_rollouts(step, [])
+    told = {"window": 16, "alpha_spent": 0.01, "noise": 0.1, "flat": False}
+    log.event("look", step=20, bound=0.25, stop_steps=[25, 30, 40], stop_rewards=[0.8, 0.9, 1.0], **told)
+
+
+def coloured(directory: Path, model: Path) -> None:
+    """Two completions, whose tokens have probabilities 1/4, 1 and 1/2."""
+    model.mkdir()
+    tokenizer = Tokenizer(WordLevel({"Hi": 0, "!": 1, " you": 2, "No": 3}))
+    tokenizer.decoder = Fuse()
+    tokenizer.save(str(model / "tokenizer.json"))
+    log = RunLog(directory)
+    log.claim(CONFIG | {"model": {"path": str(model)}}, "digest")
+    logprobs = (math.log(0.25), 0.0, math.log(0.5))
+    told = (
+        Completion(token_ids=(0, 1, 2), logprobs=logprobs, text="Hi! you", finish_reason="stop"),
+        Completion(token_ids=(3,), logprobs=(-1.0,), text="No", finish_reason="stop"),
+    )
+    prompt = Prompt(index=0, messages=({"role": "user", "content": "Greet me."},), token_ids=(1,))
+    log.save_rollouts(0, [Group(prompt=prompt, completions=told, rewards=(Reward(value=1.0), Reward(value=0.0)))])
+    log.metric(record(0, 0.5))
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ui, Path]]:
     folder = tmp_path_factory.mktemp("shown")
     make(folder / "runs" / "arithmetic", 12)
-    make(folder / "runs" / "going", 4, ended=False)
+    make(folder / "runs" / "going", 4, ended=False, config={"update": {"learning_rate": 3e-4}})
     make(folder / "runs" / "hostile", 2, texts=payloads())
+    failing(folder / "runs" / "failing")
+    coloured(folder / "runs" / "coloured", folder / "model")
     ui = Ui(folder / "runs", folder / "home")
     yield ui, folder / "runs"
     ui.stop()
@@ -82,7 +124,7 @@ def watched(browser: Browser, shown: tuple[Ui, Path], cookie: Any) -> Iterator[W
 def test_from_the_table_to_a_single_completion(watched: Watched) -> None:
     """By clicks alone: a run, its curve, a step, a bar of the histogram, a prompt, its completions."""
     page = watched.open("/")
-    assert page.locator("tbody tr").count() == 3
+    assert page.locator("tbody tr").count() == 5
     page.get_by_label("Filter runs").fill("arith")
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name="arithmetic").click()
@@ -106,11 +148,78 @@ def test_from_the_table_to_a_single_completion(watched: Watched) -> None:
 
 
 def test_search_finds_and_marks(watched: Watched) -> None:
+    """Of 12 steps with two groups of four, one completion in four ends with #### 3."""
     page = watched.open("/run/arithmetic")
     page.get_by_label("Search completions").fill("#### 3")
     page.get_by_label("Search completions").press("Enter")
     expect(page.locator("mark").first).to_have_text("#### 3")
-    assert page.locator(".completion").count() == 24
+    expect(page.get_by_role("status").first).to_have_text("24 completions")
+
+
+def test_completions_are_filtered_ordered_and_scrolled(watched: Watched) -> None:
+    """Rows are made as they come into view; the address keeps the filter; what is saved is what is shown."""
+    page = watched.open("/run/arithmetic/completions")
+    expect(page.get_by_role("status").first).to_have_text("96 completions")
+    assert page.locator(".completionrow").count() < 40
+    expect(page.locator(".completionrow a").first).to_have_text("step 12")
+    page.locator(".rows").evaluate("e => e.scrollTop = e.scrollHeight")
+    expect(page.locator(".completionrow a").last).to_have_text("prompt 0")
+    page.get_by_label("Order").select_option("worst")
+    expect(page.locator(".completionrow .reward").first).to_have_text("0")
+    page.get_by_label("not scored").check()
+    expect(page.get_by_role("status").first).to_have_text("12 completions")
+    expect(page.locator(".completionrow .tag").first).to_have_text("not scored")
+    page.get_by_label("not scored").uncheck()
+    page.get_by_label("Step from").fill("3")
+    page.get_by_label("to").nth(1).fill("4")
+    page.get_by_label("Reward from").fill("1")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("status").first).to_have_text("4 completions")  # two of prompt's four in each step
+    assert "least=1" in page.url
+    page.reload()
+    expect(page.get_by_role("status").first).to_have_text("4 completions")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Save as JSONL").click()
+    lines = [json.loads(line) for line in Path(saved.value.path()).read_text().splitlines()]
+    assert [(line["step"], line["reward"]) for line in lines] == [(3, 1.0), (3, 1.0), (4, 1.0), (4, 1.0)]
+    page.locator(".completionrow a").first.click()
+    expect(page.get_by_role("heading", name="Step 4")).to_be_visible()
+
+
+def test_runs_are_compared(watched: Watched) -> None:
+    page = watched.open("/")
+    assert page.get_by_role("button", name="Compare", exact=True).is_disabled()
+    page.get_by_label("Compare arithmetic").check()
+    page.get_by_label("Compare going").check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("heading", name="Runs compared")).to_be_visible()
+    expect(page.get_by_role("img", name="Reward of arithmetic, going")).to_be_visible()
+    expect(page.get_by_role("region", name="Differences")).to_contain_text("update.learning_rate")
+
+
+def test_what_seems_wrong_is_said(watched: Watched) -> None:
+    """A run whose grader fails, and the stop rule's bound and forecast."""
+    page = watched.open("/run/failing")
+    expect(page.get_by_role("alert")).to_contain_text("50% of the completions could not be scored")
+    expect(page.get_by_text("Forecast: flat by step 30 (25 to 40), reward 0.9")).to_be_visible()
+    expect(page.get_by_role("img", name="Upper bound of the gain, by look")).to_be_visible()
+    expect(page.get_by_text("the least that this run can certify")).to_have_count(0)  # its configuration is not whole
+
+
+def test_tokens_are_coloured(watched: Watched, shown: tuple[Ui, Path]) -> None:
+    """By hand: probability 1/4 lacks 75 of a hundred; the worse completion is lowered, the better one raised."""
+    page = watched.open("/run/coloured/step/1")
+    shade = page.get_by_label("Colour tokens by")
+    shade.select_option("probability")
+    tokens = page.locator(".completion").first.locator(".token")
+    expect(tokens).to_have_count(3)
+    assert tokens.evaluate_all("found => found.map(e => e.textContent)") == ["Hi", "!", " you"]
+    assert tokens.evaluate_all("found => found.map(e => e.style.getPropertyValue('--share'))") == ["75%", "0%", "50%"]
+    shade.select_option("push")
+    expect(page.locator(".completion").first.locator(".token.raised")).to_have_count(3)
+    expect(page.locator(".completion").nth(1).locator(".token.lowered")).to_have_count(1)
+    shade.select_option("none")
+    expect(page.locator(".token")).to_have_count(0)
 
 
 def test_a_run_that_goes_on_is_followed(watched: Watched, shown: tuple[Ui, Path]) -> None:
@@ -137,7 +246,7 @@ def test_hostile_completions_are_text(browser: Browser, shown: tuple[Ui, Path], 
     expect(texts).to_have_count(300)
     assert texts.evaluate_all("found => found.map(e => e.textContent)") == payloads()
     assert page.locator(".completion .text *").count() == 0
-    page.goto(f"{shown[0].url}/#/run/hostile/search/script")
+    page.goto(f"{shown[0].url}/#/run/hostile/completions?text=script")
     expect(page.locator("mark").first).to_be_visible()
     page.wait_for_timeout(500)
     assert hits == []

@@ -1,48 +1,78 @@
-"""One run, as the pages show it: read from its directory, whoever wrote it. Touches: disk (read)."""
+"""One run, as the pages show it: read from its directory, whoever wrote it. Touches: disk.
 
+What a list of runs needs is read from the ends of files, so that a run of a hundred thousand steps is listed as fast as
+a short one.
+"""
+
+import hashlib
 import json
-import math
-import re
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+import threading
 from pathlib import Path
 from typing import Any
 
-from grpo import advantages
-from grpo.console.table import Table
+from grpo.alarms import alarms
+from grpo.console import settings, shown, tokens
+from grpo.console.growing import Growing, first_records, last_records
+from grpo.console.index import Index
+from grpo.console.table import Table, numbers
 from grpo.manifest import complete
-from grpo.runlog import read_lines, read_rollouts
+from grpo.points import of_record
+from grpo.runlog import parse_evaluation, read_rollouts
 from grpo.sections import Update
-from grpo.types import Completion, Group, Reward
+from grpo.types import Group
 
-STEP_FILE = re.compile(r"step_(\d{6,})\.jsonl")
-MOST_EVENTS = 500
-EPSILON = 1e-6
-"""Of the kernels (grpo_kernels/plain_loss.py)."""
-ENDED = "end"
+MOST_EVENTS, MOST_MARKS = 500, 400
+"""Of the log, and of looks and evaluations: more are not drawn."""
+AT_FIRST, AT_LAST = 20, 500
+"""Steps that alarms are told by."""
+ENDED, LOOK, RESUME = "end", "look", "resume"
 
 
 class RunView:
     """Reads one run directory; a run that is going on is read again as it grows."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.table = Table(directory / "metrics.jsonl")
+    def __init__(self, directory: Path, cache: Path) -> None:
+        """``cache``: where an index of its completions may lie."""
+        self.directory, self.cache = directory, cache
+        self.metrics = directory / "metrics.jsonl"
+        self.table = Table(self.metrics)
+        self._log = Growing(directory / "events.jsonl")
+        self._events: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._index: Index | None = None
+
+    def written(self) -> dict[str, Any]:
+        """config.json: the resolved configuration and its digest; empty before the run has written it."""
+        path = self.directory / "config.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration; empty before the run has written it."""
-        path = self.directory / "config.json"
-        return dict(json.loads(path.read_text())["config"]) if path.exists() else {}
+        """The resolved configuration."""
+        return dict(self.written().get("config", {}))
+
+    @property
+    def steps(self) -> int:
+        """That are complete."""
+        return int(self.last().get("step", -1)) + 1
+
+    def last(self) -> dict[str, Any]:
+        """The newest metrics; empty before the first step."""
+        return (last_records(self.metrics, 1) or [{}])[0]
+
+    def rewards(self) -> list[float]:
+        """Of all steps."""
+        self.table.refresh()
+        return self.table.column("critic_rewards_mean")
 
     def summary(self) -> dict[str, Any]:
         """A line of the table of runs."""
-        steps, config = self.table.refresh(), self.config()
-        end = self.end()
+        config, last = self.config(), self.last()
+        end, steps = self.end(), last.get("step", -1) + 1
         return {
             "steps": steps,
             "total_steps": config.get("run", {}).get("steps"),
-            "reward": self.table.last("critic_rewards_mean"),
-            "seconds_per_step": self.table.last("seconds"),
+            "reward": shown.finite(last.get("critic_rewards_mean")),
+            "seconds_per_step": shown.finite(last.get("seconds")),
             "status": end["verdict"] if end else "running" if steps else "starting",
             "reason": end["reason"] if end else None,
             "model": Path(config.get("model", {}).get("path", "")).name,
@@ -50,117 +80,116 @@ class RunView:
 
     def end(self) -> dict[str, Any] | None:
         """How the run ended, if its last event says that it did."""
-        last = None
-        for event in read_lines(self.directory / "events.jsonl"):
-            last = event
-        return last if last and last["event"] == ENDED else None
+        last = last_records(self.directory / "events.jsonl", 1)
+        return last[0] if last and last[0]["event"] == ENDED else None
 
     def details(self) -> dict[str, Any]:
         """All but the curves and the completions."""
-        events = list(read_lines(self.directory / "events.jsonl"))
-        log = [event for event in events if event["event"] != "look"]
-        return self.summary() | {
-            "config": self.config(),
-            "events": _plain(log[-MOST_EVENTS:]),
-            "looks": _plain([event for event in events if event["event"] == "look"]),
-            "evaluations": _plain([_short(e) for e in read_lines(self.directory / "evaluations.jsonl")]),
-            "checkpoints": [checkpoint.step for checkpoint in complete(self.directory)],
-            "metrics": self.table.names,
+        events, evaluations = self.events(), self.evaluations()
+        looks = [event for event in events if event["event"] == LOOK]
+        log = [event for event in events if event["event"] != LOOK]
+        written = self.written()
+        told = {
+            "settings": settings.against_defaults(written.get("config", {})),
+            "digest": written.get("digest"),
+            "rule": settings.rule(written.get("config", {})),
+            "events": log[-MOST_EVENTS:],
+            "looks": _thinned(looks),
+            "restarts": [event["step"] for event in log if event["event"] == RESUME],
+            "evaluations": _thinned(evaluations),
+            "checkpoints": [{"step": c.step, "sha256": _digest(c.path)} for c in complete(self.directory)],
+            "metrics": list(numbers(self.last())),
+            "alarms": self.alarms(evaluations),
         }
+        return self.summary() | dict(shown.plain(told))
+
+    def events(self) -> list[dict[str, Any]]:
+        """All of the run's log, oldest first."""
+        with self._lock:
+            void, new = self._log.read()
+            self._events = [*([] if void else self._events), *new]
+            return self._events
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Of the held-out prompts, without the prompts' own means."""
+        found = last_records(self.directory / "evaluations.jsonl", MOST_EVENTS)
+        return [{name: one[name] for name in ("step", "mean", "low", "high", "n")} for one in found]
+
+    def alarms(self, evaluations: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """What seems wrong, in words; a run that has ended has a verdict instead."""
+        if self.end():
+            return []
+        records = last_records(self.metrics, AT_LAST)
+        before = [r for r in first_records(self.metrics, AT_FIRST) if records and r["step"] < records[0]["step"]]
+        known = [parse_evaluation({**one, "prompt_means": []}) for one in evaluations]
+        found = alarms([of_record(record) for record in [*before, *records]], known)
+        return [{"name": one.name, "text": one.text, "advice": one.advice} for one in found]
+
+    def groups(self, step: int) -> list[Group] | None:
+        """Of a step, from 0; None where there is no such step."""
+        return read_rollouts(self.directory, step)
 
     def step(self, step: int) -> dict[str, Any] | None:
-        """Every group of a step (from 0), with advantages as the trainer had them; None where there is no such step."""
-        groups = read_rollouts(self.directory, step)
+        """Every group of a step, as pages show it; None where there is no such step."""
+        groups = self.groups(step)
         if groups is None:
             return None
+        update, limit = self._shaping()
+        return {"step": step, "groups": [shown.group(one, update, limit) for one in groups]}
+
+    def pieces(self, step: int, place: int) -> list[list[dict[str, Any]]] | None:
+        """The tokens of each completion of a group; None where there is none, or no tokenizer."""
+        groups = self.groups(step)
+        if groups is None or place >= len(groups):
+            return None
+        model = Path(self.config().get("model", {}).get("path", ""))
+        found = [tokens.pieces(model, completion) for completion in groups[place].completions]
+        return None if None in found else list(shown.plain(found))
+
+    @property
+    def index(self) -> Index:
+        """Of the completions; made where it is missing."""
+        with self._lock:
+            if self._index is None:
+                config = self.directory / "config.json"
+                made = config.stat() if config.exists() else None  # a job that waits has none yet, and no completion
+                identity = f"{self.directory.resolve()} {made and (made.st_ino, made.st_mtime_ns)}"
+                name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+                self._index = Index(self.cache / f"{name}.sqlite", self.metrics, self._stamp, self._rows)
+            return self._index
+
+    def completions_in(self, patience_s: float) -> tuple[int, int]:
+        """Bring the index further. Returns of how many steps the completions are in, and how many steps there are."""
+        steps = self.steps
+        return self.index.refresh(steps, patience_s), steps
+
+    def _stamp(self, step: int) -> str | None:
+        try:
+            found = (self.directory / "rollouts" / f"step_{step:06d}.jsonl").stat()
+        except FileNotFoundError:
+            return None
+        return f"{found.st_mtime_ns} {found.st_size}"
+
+    def _rows(self, step: int) -> list[tuple[Any, ...]] | None:
+        groups = self.groups(step)
+        if groups is None:
+            return None
+        update, limit = self._shaping()
+        return list(shown.rows(step, groups, update, limit))
+
+    def _shaping(self) -> tuple[Update, int]:
+        """What the trainer makes advantages of."""
         config = self.config()
-        update, limit = Update.model_validate(config.get("update", {})), config.get("rollout", {}).get("max_tokens", 0)
-        return {"step": step, "groups": [_group(group, update, limit) for group in groups]}
-
-    def prompt(self, index: int) -> list[dict[str, Any]]:
-        """The rewards of one prompt in all steps that drew it, from metrics.jsonl."""
-        found = []
-        for record in read_lines(self.directory / "metrics.jsonl"):
-            if index in record.get("prompts", ()):
-                at = record["prompts"].index(index)
-                found.append({"step": record["step"], "reward": record["prompt_rewards"][at]})
-        return found
-
-    def search(self, text: str, most: int) -> Iterator[dict[str, Any]]:
-        """Completions that contain a text, newest steps first."""
-        wanted = text.casefold()
-        files = sorted((self.directory / "rollouts").glob("step_*.jsonl"), reverse=True)
-        for path in files:
-            match = STEP_FILE.fullmatch(path.name)
-            groups = read_rollouts(self.directory, int(match[1])) if match else None
-            for number, group in enumerate(groups or ()):
-                for at, (completion, reward) in enumerate(zip(group.completions, group.rewards, strict=True)):
-                    if wanted in completion.text.casefold():
-                        yield {
-                            "step": int(match[1]) if match else 0,
-                            "group": number,
-                            "completion": at,
-                            "reward": _finite(reward.value),
-                            "text": completion.text,
-                        }
-                        most -= 1
-                        if not most:
-                            return
+        return Update.model_validate(config.get("update", {})), config.get("rollout", {}).get("max_tokens", 0)
 
 
-def shares(values: Seq[float], form: str) -> list[float]:
-    """Advantages of one group's rewards, as grpo.advantages.normalise has them, without torch: it takes seconds."""
-    if len(values) < 2 or max(values) == min(values):
-        return [0.0] * len(values)
-    mean = sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    factor = {"std": 1 / (deviation + EPSILON), "none": 1.0, "leave_one_out": len(values) / (len(values) - 1)}[form]
-    return [(value - mean) * factor for value in values]
+def _digest(checkpoint: Path) -> str | None:
+    """Of the adapter's weights, as the manifest has it."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    return next((str(digest) for name, digest in files.items() if name.endswith("adapter_model.safetensors")), None)
 
 
-def _group(group: Group, update: Update, max_tokens: int) -> dict[str, Any]:
-    pairs = list(zip(group.completions, group.rewards, strict=True))
-    shaped = [
-        r.value + advantages.overlong_penalty(c.sampled, update, max_tokens) for c, r in pairs if r.value is not None
-    ]
-    silent = advantages.has_no_signal(group)
-    found = iter([0.0] * len(shaped) if silent else shares(shaped, update.advantages))
-    return {
-        "prompt": {"index": group.prompt.index, "messages": list(group.prompt.messages)},
-        "reference_answer": group.prompt.reference_answer,
-        "extra": group.extra,
-        "silent": silent,
-        "completions": [_completion(c, r, next(found) if r.value is not None else None) for c, r in pairs],
-    }
-
-
-def _completion(completion: Completion, reward: Reward, advantage: float | None) -> dict[str, Any]:
-    return {
-        "text": completion.text,
-        "reasoning": completion.reasoning,
-        "turns": list(completion.turns),
-        "tokens": completion.sampled,
-        "finish_reason": completion.finish_reason,
-        "mean_logprob": _finite(sum(completion.logprobs) / (completion.sampled or 1)),
-        "reward": _finite(reward.value),
-        "parts": {name: _finite(value) for name, value in reward.parts.items()},
-        "error": reward.error or completion.error,
-        "advantage": _finite(advantage),
-    }
-
-
-def _short(evaluation: dict[str, Any]) -> dict[str, Any]:
-    return {name: evaluation[name] for name in ("step", "mean", "low", "high", "n")}
-
-
-def _plain(content: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(content, dict):
-        return {name: _plain(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_plain(value) for value in content]
-    return _finite(content) if isinstance(content, float) else content
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _thinned(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """So many that they can be told apart, the last one among them."""
+    stride = -(-len(entries) // MOST_MARKS) or 1
+    return entries[::-1][::stride][::-1]

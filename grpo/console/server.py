@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -10,10 +10,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from grpo.console.gate import COOKIE, Gate
-from grpo.console.pages import HEADERS, Pages
+from grpo.console.pages import Pages
+from grpo.console.reads import Reads
+from grpo.console.replies import HEADERS
 from grpo.console.sources import Source
 from grpo.errors import SetupError
 
@@ -42,14 +45,16 @@ class Guard:
         return None
 
 
-def pages_alone(source: Source, gate: Gate) -> Starlette:
-    """Without a guard."""
+def pages_alone(source: Source, gate: Gate, more: Sequence[Route] = ()) -> Starlette:
+    """Without a guard; ``more``: routes for what can be done, where something can."""
 
     async def failed(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return refusal(error.status_code, error.detail)
 
-    return Starlette(routes=Pages(source, gate).routes(), exception_handlers={HTTPException: failed})
+    return Starlette(
+        routes=[*Pages(gate).routes(), *Reads(source).routes(), *more], exception_handlers={HTTPException: failed}
+    )
 
 
 def refusal(status: int, text: str) -> Response:

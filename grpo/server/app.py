@@ -47,6 +47,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "503": {"description": "Not now", "content": ENVELOPE},
 }
 
+CONSOLE = "/console"
+
 log = structlog.get_logger()
 
 
@@ -77,7 +79,7 @@ class Opened:
             catalogue=Catalogue(settings.models),
             graders=Graders(store, data, strongest(), settings.aws_lambda, settings.reach()),
             supervisor=Supervisor(store, data, settings),
-            engines=EnginePool(settings.engines, settings.engine_idle_s, data.root),
+            engines=EnginePool(settings.engines, settings.engine_idle_s, data.root, settings.engine_dtype),
         )
 
     def close(self) -> None:
@@ -136,7 +138,7 @@ def create_app(opened: Opened) -> FastAPI:
     app.add_api_route("/metrics", measured, response_class=PlainTextResponse, responses=REFUSALS)
     _handle_errors(app)
     _describe(app)
-    pages = console.application(opened.server.store, opened.server.data, opened.gate)
+    pages = console.application(opened.server, opened.gate)
     app.add_middleware(Faces, amazon=entry.Amazon(opened.server), pages=pages)
     gatekeeper = Gatekeeper(opened.settings, opened.key_sha256, opened.gate)
     app.add_middleware(Guard, gatekeeper=gatekeeper, render=refusal)
@@ -152,16 +154,24 @@ def create_app(opened: Opened) -> FastAPI:
 
 
 class Faces:
-    """Amazon's APIs and the console in front of OpenAI's API, on one port."""
+    """Amazon's APIs and the console in front of OpenAI's API, on one port.
+
+    Below /console/v1 is OpenAI's API for the console's pages, which bring a cookie instead of a key.
+    """
 
     def __init__(self, app: ASGIApp, amazon: entry.Amazon, pages: ASGIApp) -> None:
         self.openai, self.amazon, self.pages = app, amazon, pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """By what the request says that it means."""
-        to_amazon = scope["type"] == "http" and entry.meant(scope) is not None
-        to_pages = scope["type"] == "http" and (scope["path"] == "/" or scope["path"].startswith("/console/"))
-        await (self.amazon if to_amazon else self.pages if to_pages else self.openai)(scope, receive, send)
+        if scope["type"] == "http" and entry.meant(scope) is not None:
+            await self.amazon(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].startswith(f"{CONSOLE}/v1/"):
+            await self.openai({**scope, "path": scope["path"].removeprefix(CONSOLE)}, receive, send)
+        elif scope["type"] == "http" and (scope["path"] == "/" or scope["path"].startswith(f"{CONSOLE}/")):
+            await self.pages(scope, receive, send)
+        else:
+            await self.openai(scope, receive, send)
 
 
 def _describe(app: FastAPI) -> None:

@@ -99,24 +99,6 @@ def show_job(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> N
         print(printable(f"{name:<18} {value}"))
 
 
-@jobs.command("watch")
-def watch(job: JobId, data_dir: DataDir = None) -> None:
-    """The job's progress until it ends."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    store, _ = open_data(data_dir)
-    record = find_job(store, job)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("waiting", total=record.total_steps)
-        for event in _events(store, record.id, follow=True):
-            if event.type == "metrics" and event.data:
-                text = f"reward {event.data['critic_rewards_mean']:.3f}"
-                progress.update(task, completed=event.data["step"], description=text)
-            else:
-                progress.console.print(printable(event.message), markup=False, highlight=False)
-
-
 @jobs.command("cancel")
 def cancel(job: JobId, data_dir: DataDir = None) -> None:
     """End a job; its checkpoints stay."""

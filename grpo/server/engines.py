@@ -55,8 +55,9 @@ class Running:
 class EnginePool:
     """At most so many engines; the one that was not used for longest goes. All methods run in one event loop."""
 
-    def __init__(self, most: int, idle_s: float, logs: Path) -> None:
-        self.most, self.idle_s, self.logs = most, idle_s, logs
+    def __init__(self, most: int, idle_s: float, logs: Path, dtype: str = "auto") -> None:
+        """``dtype``: of weights and sums; auto: float32 on a CPU, bfloat16 on a GPU."""
+        self.most, self.idle_s, self.logs, self.dtype = most, idle_s, logs, dtype
         self._running: dict[Path, Running] = {}
 
     @contextlib.asynccontextmanager
@@ -104,7 +105,7 @@ class EnginePool:
 
     def _new(self, base: Path, names: list[str], rank: int) -> Engine:
         log_file = self.logs / f"engine-{base.name}.log"
-        return Engine(options(base, names, rank), vllm.scratch_directory(2**26), log_file, REQUEST_S)
+        return Engine(options(base, names, rank, self.dtype), vllm.scratch_directory(2**26), log_file, REQUEST_S)
 
     async def _ready(self, running: Running, base: Path, names: list[str], rank: int) -> None:
         """Start the engine, or start it again: because it died, or for larger adapters while nobody else uses it."""
@@ -167,13 +168,14 @@ def at_least(rank: int) -> int:
     return next(r for r in RANKS if r >= rank)
 
 
-def options(base: Path, names: list[str], rank: int) -> EngineOptions:
+def options(base: Path, names: list[str], rank: int, dtype: str) -> EngineOptions:
     """An engine for chat: adapters beside the base model, all under their public names."""
     where = device()
+    own = "float32" if where == "cpu" else "bfloat16"
     return EngineOptions(
         model=base,
         names=tuple(names),
-        dtype="float32" if where == "cpu" else "bfloat16",
+        dtype=own if dtype == "auto" else dtype,
         max_model_len=min(LONGEST_CONTEXT, context_length(base)),
         device=where,
         memory_gib=1.0,

@@ -25,8 +25,8 @@ from grpo.server.settings import LOOPBACK, Settings
 OPEN = frozenset({"/healthz"})
 PAGES = re.compile(r"/|/console/static/[a-z.]+|/console/login")
 """Of the console: they hold nothing of anybody's; what they show, they ask for below CONSOLE."""
-CONSOLE, LOGIN = "/console/api/", "/console/login"
-UPLOADS = re.compile(r"^(/openai)?/v1/files/?$")
+CONSOLE, LOGIN = ("/console/api/", "/console/v1/"), "/console/login"
+UPLOADS = re.compile(r"^(/openai|/console)?/v1/files/?$")
 LARGE = re.compile(r"/(s3|lambda)/aws4_request")
 """Signed for a service whose requests bear objects and archives."""
 DIGEST = re.compile("[0-9a-f]{64}")

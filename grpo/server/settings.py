@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """Ranks of one job's training."""
     sampler: str = Field("auto", pattern="^(auto|vllm|transformers)$")
     """Of the jobs; see rollout.sampler."""
+    engine_dtype: str = Field("auto", pattern="^(auto|float32|bfloat16)$")
+    """Of the engines for inference; auto: float32 on a CPU, bfloat16 on a GPU."""
     engine_memory_gib: float | None = Field(None, gt=0)
     """For the tokens that a job's sampling engine has in memory, on a CPU; see rollout.engine_memory_gib."""
     engines: int = Field(2, ge=1)

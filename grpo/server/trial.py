@@ -1,6 +1,7 @@
 """One completion through a reward function, as a job would send it: to see that it works before a job depends on it."""
 
 import time
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,27 +23,58 @@ class Trial:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Several completions, scored one after the other."""
+
+    trials: list[Trial]
+    sandbox: str | None
+    """Its level; None where the function could not be started."""
+    error: str | None = None
+    """Why it could not."""
+
+
 def try_out(section: dict[str, Any], sample: str, item: dict[str, Any], log: Path) -> Trial:
     """``item``: a training row, of which messages may be missing. Raises Invalid for a row that is none."""
-    messages = item.get("messages", [{"role": "user", "content": ""}])
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise Invalid("expected a list of {role, content}", param="item.messages")
-    metadata = {name: value for name, value in item.items() if name not in ("messages", "reference_answer")}
-    prompt = Prompt(
-        index=0,
-        messages=tuple(messages),
-        token_ids=(),
-        reference_answer=item.get("reference_answer"),
-        metadata=metadata,
-    )
-    completion = Completion(token_ids=(), logprobs=(), text=sample, finish_reason="stop")
     started = time.monotonic()
+    tried = try_all(section, [(sample, item)], log)
+    if tried.error is not None:
+        return Trial(Reward(value=None, error=tried.error), time.monotonic() - started)
+    return Trial(tried.trials[0].reward, time.monotonic() - started)
+
+
+def try_all(section: dict[str, Any], samples: Seq[tuple[str, dict[str, Any]]], log: Path) -> Tried:
+    """Samples are completions with their rows. Raises Invalid for a row that is none."""
+    asked = [(prompt_of(item, k), completion_of(sample)) for k, (sample, item) in enumerate(samples)]
     try:
         function = RewardFunction(RewardSection.model_validate(section), log)
     except (RewardError, ValidationError) as error:
-        return Trial(Reward(value=None, error=str(error)), time.monotonic() - started)
+        return Tried([], None, str(error))
+    trials = []
     try:
-        (group,) = function.score([(prompt, (completion,))])
+        for prompt, completion in asked:
+            started = time.monotonic()
+            (group,) = function.score([(prompt, (completion,))])
+            trials.append(Trial(group.rewards[0], time.monotonic() - started))
+        return Tried(trials, function.sandbox)
     finally:
         function.close()
-    return Trial(group.rewards[0], time.monotonic() - started)
+
+
+def prompt_of(item: dict[str, Any], index: int) -> Prompt:
+    """A row as a prompt that is not tokenised. Raises Invalid."""
+    messages = item.get("messages", [{"role": "user", "content": ""}])
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise Invalid("expected a list of {role, content}", param="item.messages")
+    return Prompt(
+        index=index,
+        messages=tuple(messages),
+        token_ids=(),
+        reference_answer=item.get("reference_answer"),
+        metadata={name: value for name, value in item.items() if name not in ("messages", "reference_answer")},
+    )
+
+
+def completion_of(text: str) -> Completion:
+    """As a function gets it."""
+    return Completion(token_ids=(), logprobs=(), text=text, finish_reason="stop")

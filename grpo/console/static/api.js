@@ -7,31 +7,50 @@ export class Problem extends Error {
   }
 }
 
-export async function ask(path, options = {}) {
+export async function reach(path, options = {}) {
   const answer = await fetch(`/console/${path}`, { credentials: "same-origin", ...options });
   if (!answer.ok) throw new Problem(answer.status, await reason(answer));
-  return answer.json();
+  return answer;
 }
+
+export const ask = async (path, options) => (await reach(path, options)).json();
+export const asJson = (content, method = "POST") => ({ method, headers: { "content-type": "application/json" }, body: JSON.stringify(content) });
+export const login = (code) => ask("login", asJson({ code }));
+export const run = (id) => `api/runs/${encodeURIComponent(id)}`;
+export const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false)).toString();
 
 async function reason(answer) {
   const text = await answer.text();
   try {
-    const content = JSON.parse(text);
-    return content.error?.message ?? content.detail ?? text;
+    const { error, detail } = JSON.parse(text);
+    return error ? `${error.param ? `${error.param}: ` : ""}${error.message}` : detail ?? text;
   } catch {
     return text || `HTTP ${answer.status}`;
   }
 }
 
-export function login(code) {
-  return ask("login", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ code }) });
-}
-
-export const run = (id) => `api/runs/${encodeURIComponent(id)}`;
-
-// Calls `told` with the run's summary whenever it has more steps. The browser goes on where it was cut off.
+// Calls `told` with the run's summary whenever its steps or its status change. The browser goes on where it was cut off.
 export function follow(id, told) {
   const events = new EventSource(`/console/${run(id)}/live`);
   events.onmessage = (event) => told(JSON.parse(event.data));
   return () => events.close();
+}
+
+// The parts of an answer that an engine streams.
+export async function* streamed(path, body, signal) {
+  const answer = await reach(path, { ...asJson({ ...body, stream: true }), signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+      const part = JSON.parse(line.slice(6));
+      if (part.error) throw new Problem(500, part.error.message);
+      yield part;
+    }
+  }
 }

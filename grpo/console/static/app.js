@@ -1,21 +1,32 @@
 // Which page: by what stands behind the # of the address.
 
-import { login, Problem } from "./api.js";
+import { ask, login, Problem } from "./api.js";
+import { comparison } from "./compare.js";
+import { completions } from "./completions.js";
 import { crumbs, h, say, show } from "./dom.js";
-import { runs } from "./runs.js";
+import { grader } from "./grader.js";
+import { newJob } from "./job.js";
+import { playground } from "./play.js";
 import { oneRun } from "./run.js";
-import { onePrompt, oneStep, searched } from "./step.js";
+import { runs } from "./runs.js";
+import { onePrompt, oneStep } from "./step.js";
 
 const PAGES = [
-  [/^(#\/?)?$/, runs],
+  [/^#?\/?$/, runs],
+  [/^#\/new$/, newJob],
+  [/^#\/play$/, playground],
+  [/^#\/grader$/, grader],
+  [/^#\/compare\/(.+)$/, comparison],
   [/^#\/run\/([^/]+)$/, oneRun],
-  [/^#\/run\/([^/]+)\/step\/(\d+)$/, oneStep],
+  [/^#\/run\/([^/]+)\/step\/(\d+)(?:\?(.*))?$/, oneStep],
   [/^#\/run\/([^/]+)\/prompt\/(\d+)$/, onePrompt],
-  [/^#\/run\/([^/]+)\/search\/(.+)$/, searched],
+  [/^#\/run\/([^/]+)\/completions(?:\?(.*))?$/, completions],
 ];
-let leave = null;
+const SERVED = [["#/new", "New job"], ["#/play", "Playground"], ["#/grader", "Grader"]];
+let leave = null, place = null, turns = 0;
 
 async function open() {
+  const turn = ++turns;
   leave?.();
   leave = null;
   const code = location.hash.match(/^#login=(.+)$/);
@@ -23,13 +34,15 @@ async function open() {
     history.replaceState(null, "", location.pathname);
     await login(code[1]);
   }
+  place ??= await ask("api/place");
+  const tools = (place.server ? SERVED : []).map(([target, text]) => h("a", { href: target, "aria-current": location.hash === target ? "page" : null }, text));
+  document.getElementById("tools").replaceChildren(...tools);
   for (const [pattern, page] of PAGES) {
     const match = location.hash.match(pattern);
-    if (match) {
-      const given = page === runs ? [] : match.slice(1).map(decodeURIComponent);
-      leave = (await page(...given)) ?? null;
-      return;
-    }
+    if (!match) continue;
+    const left = (await page(place, ...match.slice(1).map((part) => (part === undefined ? "" : decodeURIComponent(part))))) ?? null;
+    if (turn === turns) leave = left; else left?.();
+    return;
   }
   crumbs(["Not found", "#/"]);
   show(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "All runs")));

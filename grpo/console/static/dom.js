@@ -28,7 +28,7 @@ export function say(text) {
   place.textContent = text;
   place.classList.remove("hidden");
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => place.classList.add("hidden"), 4000);
+  say.timer = setTimeout(() => place.classList.add("hidden"), 6000);
 }
 
 export function number(value, digits = 3) {
@@ -47,8 +47,43 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-const KINDS = { running: "live", starting: "live", queued: "live", converged: "good", saturated: "good", succeeded: "good", collapsed: "bad", no_signal: "bad", failed: "bad", diverged: "bad" };
+const KINDS = {
+  live: ["running", "starting", "queued", "validating_files", "improving"],
+  good: ["plateau", "converged", "converged_ceiling", "succeeded"],
+  bad: ["collapsed", "regressed", "no_signal", "failed"],
+};
 
 export function status(name) {
-  return h("span", { class: `status ${KINDS[name] ?? "plain"}` }, name.replaceAll("_", " "));
+  const kind = Object.keys(KINDS).find((one) => KINDS[one].includes(name)) ?? "plain";
+  return h("span", { class: `status ${kind}` }, name.replaceAll("_", " "));
+}
+
+export const ended = (run) => !KINDS.live.includes(run.status) && run.status !== "paused";
+
+// Seconds that a run takes at most from here.
+export const remaining = (run) => (["running", "starting"].includes(run.status) && run.total_steps && run.seconds_per_step ? (run.total_steps - run.steps) * run.seconds_per_step : null);
+
+// A setting, as a configuration file has it.
+export const value = (one) => (one === null || one === undefined ? "–" : typeof one === "object" ? JSON.stringify(one) : String(one));
+
+export const field = (label, control, hint) => h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", { class: "quiet" }, hint));
+
+export const options = (pairs, chosen) => pairs.map(([name, text]) => h("option", { value: name, selected: name === chosen }, text ?? name));
+
+export function table(caption, head, rows) {
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h("table", {}, h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))), h("tbody", {}, rows)));
+}
+
+// What was done, or why it was not.
+export async function attempt(button, action) {
+  button.disabled = true;
+  try {
+    return await action();
+  } catch (error) {
+    say(error.message);
+    return null;
+  } finally {
+    button.disabled = false;
+  }
 }

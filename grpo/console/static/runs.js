@@ -1,54 +1,62 @@
 // The table of runs.
 
 import { ask } from "./api.js";
-import { crumbs, duration, h, number, show, status } from "./dom.js";
+import { crumbs, duration, h, number, remaining, show, status } from "./dom.js";
 
 const COLUMNS = [
   ["name", "Run"], ["status", "Status"], ["reward", "Reward"], ["steps", "Steps"], ["left", "Left"], ["model", "Model"], ["created_at", "Started"],
 ];
+const NUMBERS = ["reward", "left"];
 
-export async function runs() {
+export async function runs(place) {
   crumbs(["Runs", "#/"]);
-  let found = await ask("api/runs");
-  let order = ["created_at", -1];
+  let found = await ask("api/runs"), order = ["created_at", -1];
+  const chosen = new Set();
   const filter = h("input", { type: "search", placeholder: "Filter by name, status, model", "aria-label": "Filter runs", oninput: draw });
+  const compare = h("button", { disabled: true, onclick: () => { location.hash = `#/compare/${[...chosen].map(encodeURIComponent).join(",")}`; } }, "Compare");
   const body = h("tbody"), head = h("tr"), count = h("span", { class: "quiet small" });
   show(
-    h("div", { class: "row end" }, h("h1", {}, "Runs"), h("div", { class: "row" }, count, filter)),
+    h("div", { class: "row end" }, h("h1", {}, "Runs"), h("div", { class: "row" }, count, filter, compare, place.server && h("a", { class: "button", href: "#/new" }, "New job"))),
+    h("p", { class: "quiet small" }, "Tick two to four runs to see them in one picture, with what differs in their configuration."),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, h("table", {}, h("thead", {}, head), body)),
   );
 
   function draw() {
     const wanted = filter.value.toLowerCase();
-    const rows = found.filter((run) => `${run.name} ${run.status} ${run.model}`.toLowerCase().includes(wanted)).map((run) => ({ ...run, left: left(run) }));
-    rows.sort((a, b) => order[1] * compare(a[order[0]], b[order[0]]));
-    head.replaceChildren(...COLUMNS.map(([name, text]) =>
-      h("th", { scope: "col", class: ["reward", "left"].includes(name) ? "num" : null, "aria-sort": order[0] === name ? (order[1] > 0 ? "ascending" : "descending") : null },
-        h("button", { onclick: () => { order = [name, order[0] === name ? -order[1] : 1]; draw(); } }, text))));
-    body.replaceChildren(...rows.map(line));
-    if (!rows.length) body.append(h("tr", {}, h("td", { colspan: COLUMNS.length, class: "quiet" }, found.length ? "No run matches." : "No run yet: start one, and it appears here.")));
+    const rows = found.filter((run) => `${run.name} ${run.status} ${run.model}`.toLowerCase().includes(wanted)).map((run) => ({ ...run, left: remaining(run) }));
+    rows.sort((a, b) => order[1] * sooner(a[order[0]], b[order[0]]));
+    head.replaceChildren(h("th", { scope: "col" }, h("span", { class: "unseen" }, "Compare")), ...COLUMNS.map(([name, text]) =>
+      h("th", { scope: "col", class: NUMBERS.includes(name) ? "num" : null, "aria-sort": order[0] === name ? (order[1] > 0 ? "ascending" : "descending") : null },
+        h("button", { onclick: () => { order = [name, order[0] === name ? -order[1] : 1]; draw(); } }, text, order[0] === name ? h("span", { "aria-hidden": "true" }, order[1] > 0 ? " ↑" : " ↓") : null))));
+    body.replaceChildren(...rows.map((run) => line(run, chosen, tick)));
+    if (!rows.length) body.append(h("tr", {}, h("td", { colspan: COLUMNS.length + 1, class: "quiet" }, found.length ? "No run matches." : "No run yet: start one, and it appears here.")));
     count.textContent = `${rows.length} of ${found.length}`;
+  }
+
+  function tick(id, on) {
+    if (on) chosen.add(id); else chosen.delete(id);
+    compare.disabled = chosen.size < 2 || chosen.size > 4;
   }
 
   draw();
   const timer = setInterval(async () => {
+    if (document.activeElement?.closest("tbody")) return; // the row that somebody stands in is not taken away
     found = await ask("api/runs").catch(() => found);
     draw();
   }, 2000);
   return () => clearInterval(timer);
 }
 
-const left = (run) => (["running", "starting"].includes(run.status) && run.total_steps && run.seconds_per_step ? (run.total_steps - run.steps) * run.seconds_per_step : null);
-
-function compare(a, b) {
+function sooner(a, b) {
   if (a === b) return 0;
   if (a === null || a === undefined) return 1;
   if (b === null || b === undefined) return -1;
   return a < b ? -1 : 1;
 }
 
-function line(run) {
+function line(run, chosen, tick) {
   return h("tr", {},
+    h("td", {}, h("input", { type: "checkbox", "aria-label": `Compare ${run.name}`, checked: chosen.has(run.id), onchange: (event) => tick(run.id, event.target.checked) })),
     h("td", { class: "wide" }, h("a", { href: `#/run/${encodeURIComponent(run.id)}` }, run.name)),
     h("td", {}, status(run.status)),
     h("td", { class: "num" }, number(run.reward)),

@@ -1,13 +1,14 @@
-// One step: its rewards, its groups, one group side by side; one prompt across steps; a search.
+// One step: its rewards, its groups, one group side by side with its tokens; one prompt across steps.
 
-import { ask, run as at } from "./api.js";
+import { ask, query, run as at } from "./api.js";
 import { curve } from "./charts.js";
-import { crumbs, h, number, show } from "./dom.js";
+import { crumbs, field, h, number, options, say, show } from "./dom.js";
 
 const BINS = 12;
+const SHADES = [["none", "nothing"], ["probability", "how improbable each was"], ["push", "how far the update moves each"]];
 const link = (id, rest = "") => `#/run/${encodeURIComponent(id)}${rest}`;
 
-export async function oneStep(id, text) {
+export async function oneStep(_, id, text, given) {
   const step = Number(text), found = await ask(`${at(id)}/steps/${step - 1}`);
   crumbs(["Runs", "#/"], [id, link(id)], [`Step ${step}`, link(id, `/step/${step}`)]);
   const all = found.groups.flatMap((group) => group.completions.map((completion) => completion.reward)).filter((value) => value !== null);
@@ -51,18 +52,22 @@ export async function oneStep(id, text) {
 
   function open(group) {
     const answer = group.reference_answer;
+    const completions = group.completions.map(completion), place = found.groups.indexOf(group);
+    const shade = h("select", { onchange: () => coloured(id, step, place, group, completions, shade.value).catch((error) => { shade.value = "none"; say(error.message); }) }, options(SHADES));
     detail.replaceChildren(
       h("h2", {}, "One group ", h("a", { class: "small", href: link(id, `/prompt/${group.prompt.index}`) }, "this prompt across steps")),
       ...group.prompt.messages.map(message),
       ...(answer === null ? [] : [h("p", { class: "small quiet" }, "Reference answer: ", typeof answer === "string" ? answer : JSON.stringify(answer))]),
-      h("div", { class: "group" }, group.completions.map(completion)),
+      field("Colour tokens by", shade, "probable tokens are pale; an update raises green ones and lowers red ones"),
+      h("div", { class: "group" }, completions),
     );
     detail.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   }
 
   draw();
-  if (found.groups.length) open(found.groups[0]);
-  scrollTo(0, 0);
+  const asked = new URLSearchParams(given).get("group");
+  if (found.groups.length) open(found.groups[Number(asked ?? 0)] ?? found.groups[0]);
+  if (asked === null) scrollTo(0, 0);
 }
 
 function completion(c) {
@@ -73,7 +78,7 @@ function completion(c) {
     c.error ? h("p", { class: "text loss" }, c.error) : null,
     c.turns.map(message),
     c.reasoning ? h("p", { class: "text thought" }, c.reasoning) : null,
-    h("p", { class: "text", dir: "auto", tabindex: "0" }, c.text || "(empty)"));
+    h("p", { class: "text answer", dir: "auto", tabindex: "0" }, c.text || "(empty)"));
 }
 
 function message(m) {
@@ -85,38 +90,36 @@ function words(m) {
   return m?.content ? m.content.map((part) => part.text ?? JSON.stringify(part)).join("\n") : JSON.stringify(m ?? null);
 }
 
-export async function onePrompt(id, text) {
-  const { steps } = await ask(`${at(id)}/prompts/${text}`);
+// The answer's text again, token by token. An update moves a token by its advantage times the probability it lacked.
+async function coloured(id, step, place, group, articles, by) {
+  const found = by === "none" ? null : (await ask(`${at(id)}/steps/${step - 1}/tokens?${query({ place: String(place) })}`)).completions;
+  const most = Math.max(1e-9, ...group.completions.map((c) => Math.abs(c.advantage ?? 0)));
+  articles.forEach((article, k) => {
+    const text = article.querySelector(".answer"), c = group.completions[k];
+    if (!found) { text.replaceChildren(c.text || "(empty)"); return; }
+    text.replaceChildren(...found[k].map((piece) => {
+      const lacked = 1 - Math.exp(piece.logprob), push = ((c.advantage ?? 0) / most) * lacked;
+      const told = piece.foreign ? "written by the environment" : `probability ${number(Math.exp(piece.logprob))}, ${number(piece.logprob)} nats${piece.tokens > 1 ? `, ${piece.tokens} tokens` : ""}`;
+      const kind = piece.foreign ? "token foreign" : by === "push" ? (push < 0 ? "token lowered" : "token raised") : "token improbable";
+      return h("span", { class: kind, share: piece.foreign ? 0 : Math.round(100 * (by === "push" ? Math.abs(push) : lacked)), title: told }, piece.text);
+    }));
+  });
+}
+
+export async function onePrompt(_, id, text) {
   crumbs(["Runs", "#/"], [id, link(id)], [`Prompt ${text}`, link(id, `/prompt/${text}`)]);
-  const place = h("div", { class: "plot" });
-  show(
-    h("h1", {}, `Prompt ${text}`), h("p", { class: "quiet" }, `Drawn in ${steps.length} steps; the mean reward of its completions in each.`), place,
-    h("ul", {}, steps.map(({ step, reward }) => h("li", {}, h("a", { href: link(id, `/step/${step + 1}`) }, `step ${step + 1}`), `: ${number(reward)}`))),
-  );
-  if (!steps.length) return null;
-  const chart = curve(place, { height: 220, label: `Reward of prompt ${text} by step` });
-  const means = steps.map(({ reward }) => reward);
-  chart.update(steps.map(({ step }) => step), { mean: means, low: means, high: means });
-  return () => chart.destroy();
-}
-
-export async function searched(id, text) {
-  const { found, more } = await ask(`${at(id)}/search?text=${encodeURIComponent(text)}`);
-  crumbs(["Runs", "#/"], [id, link(id)], [`“${text}”`, link(id, `/search/${encodeURIComponent(text)}`)]);
-  show(
-    h("h1", {}, `${more ? "The newest " : ""}${found.length} completions with “${text}”`),
-    h("div", { class: "group" }, found.map((hit) => h("article", { class: "completion" },
-      h("header", {}, h("span", { class: "reward" }, number(hit.reward)), h("a", { href: link(id, `/step/${hit.step + 1}`) }, `step ${hit.step + 1}`)),
-      h("p", { class: "text", dir: "auto" }, marked(hit.text, text))))),
-  );
-}
-
-function marked(text, wanted) {
-  const parts = [], low = text.toLowerCase(), needle = wanted.toLowerCase();
-  let from = 0;
-  for (let at = low.indexOf(needle); at >= 0; at = low.indexOf(needle, from)) {
-    parts.push(text.slice(from, at), h("mark", {}, text.slice(at, at + wanted.length)));
-    from = at + wanted.length;
+  const place = h("div", { class: "plot" }), said = h("p", { class: "quiet", role: "status" });
+  const chart = curve(place, { height: 220, label: `Reward of prompt ${text} by step`, onstep: (step) => { location.hash = link(id, `/step/${step}`); } });
+  show(h("div", { class: "row end" }, h("h1", {}, `Prompt ${text}`), h("a", { class: "button", href: link(id, `/completions?${query({ prompt: text })}`) }, "Its completions")), said, place);
+  let left = false;
+  async function draw() {
+    const { means, indexed, steps } = await ask(`${at(id)}/prompts/${text}`);
+    if (left) return;
+    const known = means.filter((one) => one.reward !== null), values = known.map((one) => one.reward);
+    said.textContent = `Drawn in ${means.length} steps; the mean reward of its completions in each.${indexed < steps ? ` Reading step ${indexed} of ${steps} …` : ""}`;
+    if (known.length) chart.update(known.map((one) => one.step), { mean: values, low: values, high: values });
+    if (indexed < steps) setTimeout(() => draw().catch((error) => say(error.message)), 200);
   }
-  return [...parts, text.slice(from)];
+  await draw();
+  return () => { left = true; chart.destroy(); };
 }

@@ -120,6 +120,29 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
     "cloudwatch": {"ListMetrics": "IncludeLinkedAccounts RecentlyActive", "GetMetricData": "MaxDatapoints"},
 }
 """Where what they ask for makes no difference on one machine with one account, or clients send them by themselves."""
+DESCRIBED = "AcceptRanges LastModified ContentLength ETag ContentType Metadata"
+LISTED = "Name Prefix MaxKeys IsTruncated Contents CommonPrefixes Delimiter EncodingType"
+ECHOED = "ChecksumCRC32 ChecksumSHA1 ChecksumSHA256"
+SENT: Mapping[str, Mapping[str, str]] = {
+    "s3": {
+        "CreateBucket": "Location",
+        "ListBuckets": "Buckets Owner",
+        "PutObject": f"ETag {ECHOED}",
+        "CopyObject": "CopyObjectResult",
+        "GetObject": f"Body ContentRange {DESCRIBED}",
+        "HeadObject": DESCRIBED,
+        "DeleteObjects": "Deleted",
+        "ListObjects": f"Marker NextMarker {LISTED}",
+        "ListObjectsV2": f"KeyCount ContinuationToken NextContinuationToken {LISTED}",
+        "CreateMultipartUpload": "Bucket Key UploadId",
+        "UploadPart": f"ETag {ECHOED}",
+        "UploadPartCopy": "CopyPartResult",
+        "ListMultipartUploads": "Bucket Uploads IsTruncated",
+        "ListParts": "Bucket Key UploadId Parts IsTruncated",
+        "CompleteMultipartUpload": "Bucket Key ETag",
+    },
+}
+"""Members of the output, for services whose operations write members of the same name with other meanings."""
 CODES = {
     "s3": ("NotImplemented", 501),
     "lambda": ("InvalidParameterValueException", 400),

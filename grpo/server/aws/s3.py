@@ -17,6 +17,7 @@ from grpo.server.aws.s3_rules import (
     Given,
     check_digest,
     checked_key,
+    echoed,
     folder_of,
     listing,
     source_of,
@@ -90,7 +91,7 @@ class S3:
         check_digest(call.given, content)
         written = self.blobs.write([content])
         self.store(call.given, written, f'"{written.md5}"')
-        return {"ETag": f'"{written.md5}"'}
+        return {"ETag": f'"{written.md5}"'} | echoed(call.given)
 
     def copy_object(self, call: Call) -> Given:
         self.bucket(call)

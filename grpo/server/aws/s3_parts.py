@@ -7,7 +7,7 @@ from hashlib import md5
 
 from grpo.server.aws.errors import AwsError
 from grpo.server.aws.s3 import S3
-from grpo.server.aws.s3_rules import Given, check_digest, checked_key, source_of, unchanged, wanted_range, when
+from grpo.server.aws.s3_rules import Given, check_digest, checked_key, echoed, source_of, unchanged, wanted_range, when
 from grpo.server.aws.wire import Call
 from grpo.server.records import Multipart, Object, Part
 
@@ -47,7 +47,7 @@ class S3Parts:
     def upload_part(self, call: Call) -> Given:
         content = call.given.get("Body", b"")
         check_digest(call.given, content)
-        return {"ETag": self._put(call, content)}
+        return {"ETag": self._put(call, content)} | echoed(call.given)
 
     def copy_part(self, call: Call) -> Given:
         bucket, key = source_of(call.given["CopySource"])

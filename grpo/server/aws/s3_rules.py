@@ -56,6 +56,11 @@ def check_digest(given: Given, content: bytes) -> None:
                 raise AwsError("BadDigest", f"The {name.removeprefix('Checksum')} you specified did not match.")
 
 
+def echoed(given: Given) -> Given:
+    """The checksums that came with a content and hold for it."""
+    return {name: given[name] for name in CHECKSUMS if name in given}
+
+
 def wanted_range(asked: str | None, size: int) -> tuple[int, int] | None:
     """First and last byte; None: all of it. Raises AwsError for a range that begins behind the end."""
     match = RANGE.fullmatch(asked) if asked else None

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 
 from grpo.server.records import NEXT, Event, Job, Model
 from grpo.server.store.database import Database
 from grpo.server.store.log import store_events
 from grpo.server.store.models import store_models
 from grpo.server.store.paging import fields, page
-from grpo.server.store.schema import idempotency, jobs
+from grpo.server.store.schema import checkpoints, customizations, events, idempotency, jobs, models
 
 
 class Jobs:
@@ -99,6 +99,14 @@ class Jobs:
             done = connection.execute(update(jobs).where(here).values(attempt=job.attempt + 1)).rowcount
             row = connection.execute(select(jobs).where(jobs.c.id == job.id)).one()
         return Job(**fields(row)) if done else None
+
+    def remove(self, job_id: str) -> None:
+        """The job with its events, checkpoints, models and names. Durable when it returns."""
+        with self.database.write() as connection:
+            for table in (events, checkpoints, models, customizations):
+                connection.execute(delete(table).where(table.c.job_id == job_id))
+            connection.execute(delete(idempotency).where(idempotency.c.object_id == job_id))
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def files_in_use(self, statuses: Iterable[str]) -> set[str]:
         """Files that jobs in these states need."""

@@ -1,0 +1,213 @@
+"""The index of completions against a search through the run's own files, and what is taken away from it."""
+
+import csv
+import io
+import json
+import random
+import threading
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_run import CONFIG, group, make, record
+
+from grpo.console import exports
+from grpo.console.index import ORDERS, Filter
+from grpo.console.run_view import RunView
+from grpo.runlog import RunLog, read_rollouts
+
+WORDS = ("alpha", "Beta", "50%", "a_b", "back\\slash", "ünï", "#### 7", "'; DROP TABLE completions; --")
+FILTERS = (
+    Filter(),
+    Filter(text="beta"),
+    Filter(text="50%"),
+    Filter(text="a_b"),
+    Filter(text="back\\slash"),
+    Filter(text="ünï"),
+    Filter(text="'; DROP TABLE completions; --"),
+    Filter(least=0.5),
+    Filter(most=0.25),
+    Filter(least=0.25, most=0.75, first=3, last=7),
+    Filter(prompt=2),
+    Filter(cut=True),
+    Filter(failed=True),
+    Filter(text="alpha", prompt=1, least=0.1),
+)
+
+
+def drawn(directory: Path, steps: int = 12) -> RunLog:
+    """Random texts, rewards and lengths; some completions cut, some not scored."""
+    log, draw = RunLog(directory), random.Random(11)
+    log.claim(CONFIG | {"rollout": {"max_tokens": 3}}, "digest")
+    for step in range(steps):
+        groups = []
+        for prompt in draw.sample(range(5), 3):
+            texts = [" ".join(draw.choices(WORDS, k=3)) for _ in range(4)]
+            rewards = [draw.choice([None, 0.0, 0.25, 0.5, 1.0]) for _ in range(4)]
+            groups.append(group(prompt, texts, rewards))
+        log.save_rollouts(step, groups)
+        log.metric(record(step, 0.5))
+    return log
+
+
+def view_of(directory: Path) -> RunView:
+    return RunView(directory, directory.parent / "cache")
+
+
+def by_hand(directory: Path, steps: int) -> list[dict[str, Any]]:
+    """Every completion, oldest first, read from the rollouts alone."""
+    return [
+        {"step": step, "prompt": g.prompt.index, "reward": r.value, "text": c.text, "finish": c.finish_reason}
+        for step in range(steps)
+        for g in read_rollouts(directory, step) or []
+        for c, r in zip(g.completions, g.rewards, strict=True)
+    ]
+
+
+def fits(row: dict[str, Any], wanted: Filter) -> bool:
+    """What a filter means, said another way than in SQL."""
+    reward = row["reward"]
+    return (
+        (wanted.text is None or wanted.text.lower() in row["text"].lower())
+        and (wanted.least is None or (reward is not None and reward >= wanted.least))
+        and (wanted.most is None or (reward is not None and reward <= wanted.most))
+        and (wanted.first is None or row["step"] >= wanted.first)
+        and (wanted.last is None or row["step"] <= wanted.last)
+        and (wanted.prompt is None or row["prompt"] == wanted.prompt)
+        and (not wanted.cut or row["finish"] == "length")
+        and (not wanted.failed or reward is None)
+    )
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=repr)
+def test_a_filter_finds_what_a_search_through_the_files_finds(tmp_path: Path, wanted: Filter) -> None:
+    drawn(tmp_path / "run")
+    view = view_of(tmp_path / "run")
+    assert view.completions_in(10.0) == (12, 12)
+    expected = [row["text"] for row in by_hand(tmp_path / "run", 12) if fits(row, wanted)]
+    total, found = view.index.page(wanted, "oldest", 0, 1000)
+    assert total == len(expected)
+    assert [row["text"] for row in found] == expected
+    assert [row["text"] for row in view.index.every(wanted)] == expected
+    _, newest = view.index.page(wanted, "newest", 0, 1000)
+    assert [row["id"] for row in newest] == [row["id"] for row in found][::-1]
+
+
+def test_pages_are_parts_of_one_order(tmp_path: Path) -> None:
+    drawn(tmp_path / "run")
+    view = view_of(tmp_path / "run")
+    view.completions_in(10.0)
+    for order in ORDERS:
+        total, whole = view.index.page(Filter(least=0.0), order, 0, 1000)
+        parts = [row for k in range(0, total, 7) for row in view.index.page(Filter(least=0.0), order, k, 7)[1]]
+        assert parts == whole
+        rewards = [row["reward"] for row in whole]
+        if order in ("best", "worst"):
+            assert all((a >= b) if order == "best" else (a <= b) for a, b in pairwise(rewards))
+    assert view.index.page(Filter(), "newest", 10_000, 50) == (144, [])
+
+
+def test_a_growing_run_is_read_on(tmp_path: Path) -> None:
+    """What was found before stays; only new steps are looked at, whatever the order."""
+    log = drawn(tmp_path / "run", 5)
+    view = view_of(tmp_path / "run")
+    view.completions_in(10.0)
+    before = {order: view.index.page(Filter(text="alpha"), order, 0, 1000)[0] for order in ORDERS}
+    log.save_rollouts(5, [group(0, ["alpha one", "two"], [1.0, 0.0])])
+    assert view.completions_in(10.0) == (5, 5), "a step counts once its metrics are there"
+    log.metric(record(5, 0.5))
+    assert view.completions_in(10.0) == (6, 6)
+    for order in ORDERS:
+        total, found = view.index.page(Filter(text="alpha"), order, 0, 1000)
+        assert total == before[order] + 1
+        assert [row["text"] for row in found].count("alpha one") == 1
+    assert view.index.page(Filter(text="alpha"), "newest", 0, 1)[1][0]["text"] == "alpha one"
+
+
+def test_steps_that_were_taken_back_are_forgotten(tmp_path: Path) -> None:
+    """A resumed run samples them anew, and may sample something else; also where it is as long again when we look."""
+    log = drawn(tmp_path / "run", 6)
+    view = view_of(tmp_path / "run")
+    view.completions_in(10.0)
+    log.rewind(4)
+    assert view.completions_in(10.0) == (4, 4)
+    assert view.index.page(Filter(), "newest", 0, 1)[0] == 48
+    for step in (4, 5):
+        log.save_rollouts(step, [group(step, ["anew"], [1.0])])
+        log.metric(record(step, 0.5))
+    view.completions_in(10.0)
+    assert [row["text"] for row in view.index.page(Filter(), "newest", 0, 3)[1]][:2] == ["anew", "anew"]
+    log.rewind(5)
+    log.save_rollouts(5, [group(5, ["once more"], [1.0])])
+    log.metric(record(5, 0.5))
+    assert view.completions_in(10.0) == (6, 6)
+    assert view.index.page(Filter(), "newest", 0, 1)[1][0]["text"] == "once more"
+    assert view.index.page(Filter(), "newest", 0, 1)[0] == 50
+
+
+def test_an_index_is_made_in_parts_and_kept(tmp_path: Path) -> None:
+    """Without patience a call takes in one batch; another process goes on from there; another run has another one."""
+    make(tmp_path / "run", 120)
+    first = view_of(tmp_path / "run").completions_in(0.0)
+    assert first == (50, 120)
+    assert view_of(tmp_path / "run").completions_in(0.0) == (100, 120)
+    assert view_of(tmp_path / "run").completions_in(0.0) == (120, 120)
+    make(tmp_path / "other", 3)
+    assert view_of(tmp_path / "other").completions_in(1.0) == (3, 3)
+    assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 2
+
+
+def test_many_readers_at_once(tmp_path: Path) -> None:
+    log = drawn(tmp_path / "run", 4)
+    view = view_of(tmp_path / "run")
+    problems: list[Exception] = []
+
+    def look() -> None:
+        try:
+            for _ in range(20):
+                view.completions_in(0.0)
+                total, found = view.index.page(Filter(least=0.0), "best", 0, 1000)
+                assert total == len(found)
+        except Exception as problem:  # a thread's own does not fail a test
+            problems.append(problem)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for step in range(4, 10):
+        log.save_rollouts(step, [group(step, ["x", "y"], [1.0, 0.0])])
+        log.metric(record(step, 0.5))
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    view.completions_in(1.0)
+    assert view.index.page(Filter(), "newest", 0, 1)[0] == 4 * 12 + 6 * 2
+
+
+def test_means_of_one_prompt_by_hand(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run")
+    log.claim(CONFIG, "digest")
+    log.save_rollouts(0, [group(3, ["a", "b", "c"], [1.0, 0.0, None])])
+    log.save_rollouts(1, [group(3, ["a"], [None]), group(4, ["b"], [1.0])])
+    for step in range(2):
+        log.metric(record(step, 0.5))
+    view = view_of(tmp_path / "run")
+    view.completions_in(1.0)
+    assert view.index.means(3) == [(0, 0.5), (1, None)]
+    assert view.index.means(9) == []
+
+
+def test_exports_say_all_and_run_nothing() -> None:
+    """A spreadsheet takes a text that begins with = for a formula; JSONL is to the letter."""
+    told = [
+        {"id": 1, "step": 0, "text": '=HYPERLINK("http://evil")', "reward": -0.5},
+        {"id": 2, "step": 9, "text": 'plain, "quoted"\nand long', "reward": None},
+    ]
+    lines = [json.loads(line) for line in exports.jsonl(iter(told))]
+    assert lines == [told[0] | {"step": 1}, told[1] | {"step": 10}]
+    read = list(csv.DictReader(io.StringIO("".join(exports.as_csv(iter(told))))))
+    assert read == [
+        {"id": "1", "step": "1", "text": '\'=HYPERLINK("http://evil")', "reward": "-0.5"},
+        {"id": "2", "step": "10", "text": 'plain, "quoted"\nand long', "reward": ""},
+    ]
