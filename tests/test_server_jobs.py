@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -184,3 +185,25 @@ def test_reasoning_effort_reaches_the_chat_template(tmp_path: Path, tiny_model: 
     (thinking / "chat_template.jinja").write_text("{{ reasoning_effort }}")
     found = plan.settings(dataclasses.replace(request, model=thinking), tmp_path / "run")
     assert found["model"]["template"] == {"reasoning_effort": "low"}
+
+
+def test_passes_on_a_cpu_are_small(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's memory runs out and is found again, a CPU's kills. One row must fit, and what is asked for is done."""
+
+    def tokens(where: str, **grpo: Any) -> int:
+        monkeypatch.setattr(plan, "device", lambda: where)
+        request = plan.Request(
+            model=tiny_model,
+            train=tmp_path / "t.jsonl",
+            rows=20,
+            heldout=None,
+            seed=0,
+            reward={"builtin": "exact"},
+            grpo=grpo,
+        )
+        return int(plan.settings(request, tmp_path / "run")["update"]["tokens_per_microbatch"])
+
+    assert tokens("cuda") == 8192
+    assert tokens("cpu") == 2048
+    assert tokens("cpu", data={"max_prompt_tokens": 2500}, rollout={"max_tokens": 500}) == 3000
+    assert tokens("cpu", update={"tokens_per_microbatch": 512}) == 512

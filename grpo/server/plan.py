@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grpo.config import Config, explain
+from grpo.doctor import device
 from grpo.server.catalogue import chat_template
 from grpo.server.errors import Invalid
 
@@ -20,6 +21,8 @@ GROUP_SIZE = 8
 """What compute_multiplier multiplies. Bedrock's published events fit 8 completions a prompt."""
 BATCH_SIZE = 16
 EPOCHS = 1
+CPU_MICROBATCH = 2048
+"""Tokens in one pass on a CPU, whose memory cannot run out and be found again: the kernel kills what asks for more."""
 OURS = ("rollout", "lora", "update", "evaluate", "convergence", "data", "reward", "run")
 """Sections that may be set in ``method.reinforcement.grpo``, but for the fields that are the server's business."""
 SERVER_ONLY = {
@@ -84,7 +87,12 @@ def settings(request: Request, run: Path) -> dict[str, Any]:
     for section, values in request.grpo.items():
         _merge(content, section, values)
     content["run"].setdefault("keep_every", content["evaluate"]["every"])
-    return _validated(content)
+    found = _validated(content)
+    if device() == "cpu" and "tokens_per_microbatch" not in content["update"]:
+        longest = found.data.max_prompt_tokens + found.longest_completion
+        update = found.update.model_copy(update={"tokens_per_microbatch": max(CPU_MICROBATCH, longest)})
+        found = found.model_copy(update={"update": update})
+    return found.model_dump(mode="json")
 
 
 def template(request: Request) -> dict[str, Any]:
@@ -134,9 +142,9 @@ def _merge(content: dict[str, Any], section: str, values: Any) -> None:
     content[section] = content.get(section, {}) | values
 
 
-def _validated(content: dict[str, Any]) -> dict[str, Any]:
+def _validated(content: dict[str, Any]) -> Config:
     try:
-        return Config.model_validate(content).model_dump(mode="json")
+        return Config.model_validate(content)
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join(str(part) for part in detail["loc"])
