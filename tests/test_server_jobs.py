@@ -199,6 +199,7 @@ def test_passes_on_a_cpu_are_small(tmp_path: Path, tiny_model: Path, monkeypatch
             heldout=None,
             seed=0,
             reward={"builtin": "exact"},
+            hyperparameters={},
             grpo=grpo,
         )
         return int(plan.settings(request, tmp_path / "run")["update"]["tokens_per_microbatch"])
