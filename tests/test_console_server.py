@@ -89,6 +89,9 @@ def test_a_job_from_the_form_to_its_end(browser: httpx.Client, served: Served) -
     exported = browser.get(f"/console/api/runs/{jobs[0]['id']}/export", params={"first": 3}).text.splitlines()
     assert len(exported) == 16
     assert {json.loads(line)["step"] for line in exported} == {4}
+    watched = served.cli("watch", jobs[1]["id"]).splitlines()
+    assert watched[0].startswith("step 4/4  reward ")
+    assert watched[-1].startswith("budget_exhausted: ")
     for job in jobs:
         assert browser.delete(f"/console/api/runs/{job['id']}").json() == {"id": job["id"], "deleted": True}
         assert browser.get(f"/console/api/runs/{job['id']}").status_code == 404

@@ -16,6 +16,7 @@ from grpo.errors import EngineError, SyncError
 from grpo.policy import Policy
 from grpo.rollout import Sampling
 from grpo.sections import Lora
+from grpo.server import engines
 from grpo.vllm_sampler import VllmSampler, adapter_norm
 
 import fake_engine
@@ -201,3 +202,15 @@ def test_vllms_parser_takes_every_configuration(path: Path) -> None:
     assert parsed.gpu_memory_utilization == rollout.engine_memory_share
     assert (parsed.tensor_parallel_size, parsed.enable_sleep_mode) == (rollout.tensor_parallel, rollout.sleep)
     assert parsed.max_model_len > config.data.max_prompt_tokens + rollout.max_tokens
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "used"),
+    [("auto", "cpu", "float32"), ("auto", "cuda", "bfloat16"), ("bfloat16", "cpu", "bfloat16")],
+)
+def test_an_engine_for_inference_has_the_dtype_that_was_asked_for(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, asked: str, where: str, used: str
+) -> None:
+    monkeypatch.setattr(engines, "device", lambda: where)
+    words = command(engines.options(tiny_model, ["tiny"], 8, asked), {})
+    assert words[words.index("--dtype") + 1] == used
