@@ -18,10 +18,11 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
+from grpo import engine
 from grpo.runlog import RunLog
 from grpo.types import Completion, Group, Prompt, Reward
 
-from servers import Served, method, rows
+from servers import KEY, Served, method, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 AXE = ROOT / ".cache" / "clients" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
@@ -254,6 +255,17 @@ def test_hostile_completions_are_text(browser: Browser, shown: tuple[Ui, Path], 
     context.close()
 
 
+def barriers(page: Page, view: str, width: int) -> None:
+    """None that axe-core calls serious, and nothing wider than the screen."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    serious = [
+        (v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in found if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == [], view
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_serious_barrier(browser: Browser, shown: tuple[Ui, Path], cookie: Any, scheme: Any, width: int) -> None:
@@ -264,15 +276,7 @@ def test_no_serious_barrier(browser: Browser, shown: tuple[Ui, Path], cookie: An
     watched = Watched(context, shown[0].url)
     for view in VIEWS:
         page = watched.open(view)
-        page.evaluate(AXE.read_text())
-        found = page.evaluate("axe.run()")["violations"]
-        serious = [
-            (v["id"], [n["html"][:120] for n in v["nodes"]][:3])
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
-        assert serious == [], view
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        barriers(page, view, width)
     assert watched.errors == []
     context.close()
 
@@ -297,25 +301,123 @@ def test_who_is_not_logged_in_is_told_how(browser: Browser, shown: tuple[Ui, Pat
     expect(page.get_by_role("alert")).to_contain_text("this link was used")
 
 
-def test_a_job_while_it_trains(browser: Browser, tmp_path: Path, tiny_model: Path) -> None:
-    """A real job at a real server: the page counts its steps as they come, and its last completions are there."""
-    served = Served(tmp_path / "data", tiny_model)
-    try:
-        served.deploy(tmp_path)
-        client = served.client()
-        file = client.files.create(file=("t.jsonl", rows(16)), purpose="fine-tune")
-        job = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, extra_body={"method": method()})
-        link = re.search(r"http://\S+/#login=\S+", served.banner)
-        assert link
-        page = browser.new_context().new_page()
-        page.set_default_timeout(120_000)
-        page.goto(link[0])
-        page.get_by_role("link", name=job.id).click()
-        expect(page.locator("dl.facts")).to_contain_text("4 / 4", timeout=120_000)
-        page.goto(f"{link[0].partition('#')[0]}#/run/{job.id}/step/4")
-        expect(page.locator(".completion")).to_have_count(4)
-    finally:
-        served.stop()
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    server = Served(folder / "data", tiny_model)
+    server.deploy(folder)
+    (folder / "prompts.jsonl").write_bytes(rows(16))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def state(browser: Browser, served: Served) -> Any:
+    """Logged in at the server."""
+    link = re.search(r"http://\S+/#login=\S+", served.banner)
+    assert link
+    page = browser.new_page()
+    page.goto(link[0])
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    return page.context.storage_state()
+
+
+@pytest.fixture
+def here(browser: Browser, served: Served, state: Any) -> Iterator[Watched]:
+    context = browser.new_context(storage_state=state, viewport={"width": 1280, "height": 900})
+    found = Watched(context, served.url.removesuffix("/v1"))
+    yield found
+    assert found.errors == []
+    context.close()
+
+
+def test_a_job_by_form_while_it_trains(here: Watched, served: Served) -> None:
+    """Uploaded, started, followed step by step, paused, resumed, and looked into; the code shown makes the same job."""
+    page = here.open("/new")
+    page.get_by_label("Upload others").set_input_files(served.data.parent / "prompts.jsonl")
+    expect(page.get_by_label("Prompts", exact=True)).to_contain_text("prompts.jsonl")
+    page.get_by_label("Epochs").fill("10")
+    page.get_by_label("Prompts a step").fill("4")
+    page.get_by_label("Seed").fill("7")
+    code = page.get_by_label("The same by the OpenAI SDK")
+    expect(code).to_contain_text('"n_epochs": 10')
+    shown = code.text_content()
+    page.get_by_role("button", name="Start the job").click()
+    facts = page.locator("dl.facts")
+    expect(facts).to_contain_text("/ 40", timeout=60_000)
+    expect(facts).to_contain_text(re.compile("Steps[1-9]"), timeout=90_000)
+    page.get_by_role("button", name="Pause").click()
+    expect(facts).to_contain_text("paused", timeout=30_000)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name="Cancel").click()
+    expect(facts).to_contain_text("cancelled", timeout=30_000)
+    job = served.client().fine_tuning.jobs.list().data[0]
+    made: dict[str, Any] = {}
+    exec(shown.replace('api_key="..."', "api_key=KEY"), {"KEY": KEY}, made)  # the code that the page shows
+    again = made["job"]
+    served.client().fine_tuning.jobs.cancel(again.id)
+    assert (again.method, again.seed, again.training_file) == (job.method, job.seed, job.training_file)
+    page.get_by_role("link", name="All completions").click()
+    expect(page.get_by_role("status").first).to_contain_text("completions")
+    page.locator(".completionrow a").first.click()
+    expect(page.locator(".completion").first).to_be_visible()
+    page.get_by_label("Colour tokens by").select_option("probability")
+    expect(page.locator(".token").first).to_be_visible()
+
+
+def test_a_run_is_deleted_when_asked_twice(here: Watched, served: Served) -> None:
+    file = served.client().files.create(file=("t.jsonl", rows(16)), purpose="fine-tune")
+    job = served.client().fine_tuning.jobs.create(
+        model="tiny", training_file=file.id, extra_body={"method": method(n_epochs=50)}
+    )
+    served.client().fine_tuning.jobs.cancel(job.id)
+    page = here.open(f"/run/{job.id}")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete it with all checkpoints?").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page.get_by_role("link", name=job.id)).to_have_count(0)
+
+
+def test_a_grader_is_tried(here: Watched) -> None:
+    page = here.open("/grader")
+    page.get_by_label("Samples").fill('{"completion": "ab12"}\n{"completion": "ok"}')
+    page.get_by_role("button", name="Score them").click()
+    scores = page.get_by_role("region", name="Scores")
+    expect(scores.locator("tbody tr")).to_have_count(2)
+    expect(scores.locator("tbody tr").first).to_contain_text("0.5")
+    expect(page.locator("dl.facts")).to_contain_text("Variance0.062")
+    page.get_by_label("Samples").fill("no json")
+    page.get_by_role("button", name="Score them").click()
+    expect(page.get_by_role("alert")).to_have_text("Line 1 is no JSON")
+
+
+@pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")
+def test_two_models_answer_side_by_side(here: Watched) -> None:
+    """The real engine, streamed; the same model with the same seed says the same."""
+    page = here.open("/play")
+    page.get_by_label("Prompt").fill("Say something")
+    page.get_by_label("Tokens at most").fill("12")
+    page.get_by_role("button", name="Ask both").click()
+    expect(page.locator(".completion header").last).to_contain_text("parts in", timeout=120_000)
+    expect(page.locator(".completion header").first).to_contain_text("parts in", timeout=30_000)
+    answers = page.locator(".completion .answer").all_text_contents()
+    assert answers[0] == answers[1] != ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_barrier_at_a_server(browser: Browser, served: Served, state: Any, scheme: Any) -> None:
+    if not AXE.exists():
+        pytest.skip("axe-core is missing: make clients")
+    for width in (1280, 390):
+        context = browser.new_context(
+            storage_state=state, color_scheme=scheme, viewport={"width": width, "height": 844}
+        )
+        watched = Watched(context, served.url.removesuffix("/v1"))
+        for view in SERVED_VIEWS:
+            barriers(watched.open(view), view, width)
+        assert watched.errors == []
+        context.close()
 
 
 def test_the_pages_are_small() -> None:
