@@ -106,6 +106,9 @@ def test_pages_are_parts_of_one_order(tmp_path: Path) -> None:
         if order in ("best", "worst"):
             assert all((a >= b) if order == "best" else (a <= b) for a, b in pairwise(rewards))
     assert view.index.page(Filter(), "newest", 10_000, 50) == (144, [])
+    for order in ("best", "worst"):
+        last = view.index.page(Filter(), order, 143, 1)[1]
+        assert [row["reward"] for row in last] == [None], "what could not be scored is neither"
 
 
 def test_a_growing_run_is_read_on(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS steps (step INTEGER PRIMARY KEY, first INTEGER, stamp
 CREATE TABLE IF NOT EXISTS told (name TEXT PRIMARY KEY, value TEXT);
 """
 COLUMNS = "id, step, place, member, prompt, reward, advantage, tokens, finish, error, question, text"
-ORDERS = {"newest": "id DESC", "oldest": "id", "best": "reward DESC, id DESC", "worst": "reward, id DESC"}
+ORDERS = {"newest": "id DESC", "oldest": "id", "best": "reward DESC, id DESC", "worst": "reward NULLS LAST, id DESC"}
 BATCH_STEPS = 50
 REMEMBERED = 8
 QUESTION = 300

@@ -13,6 +13,14 @@ def remove(server: Server, job_id: str) -> Job:
 
     Raises NotFound, and Conflict for a job that runs, or whose model is deployed.
     """
+    with server.supervisor.still():
+        job = _forget(server, job_id)
+    if (server.data.jobs / job.id).exists():  # one that was cancelled while it waited has none
+        shutil.rmtree(server.data.jobs / job.id)
+    return job
+
+
+def _forget(server: Server, job_id: str) -> Job:
     job = server.store.jobs.get(job_id)
     if job is None:
         raise NotFound(f"no job {job_id[:100]!r}")
@@ -22,6 +30,4 @@ def remove(server: Server, job_id: str) -> Job:
         if names.ends_with(deployment.model_arn) == names.short(job):
             raise Conflict(f"its model is deployed as {deployment.name}: delete the deployment first")
     server.store.jobs.remove(job.id)
-    if (server.data.jobs / job.id).exists():  # one that was cancelled while it waited has none
-        shutil.rmtree(server.data.jobs / job.id)
     return job

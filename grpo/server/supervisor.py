@@ -56,6 +56,7 @@ class Supervisor:
         self._failures: dict[str, Failures] = {}
         self._not_before: dict[str, float] = {}
         self._wake = threading.Event()
+        self._turn = threading.Lock()
         self._closing = False
         self.ended: list[Callable[[Job], None]] = []
         """Called with each job that has come to its end, in the supervisor's thread."""
@@ -94,11 +95,16 @@ class Supervisor:
         while not self._closing:
             self._wake.clear()
             try:
-                self.tick()
+                with self._turn:
+                    self.tick()
             except (OSError, OperationalError) as error:  # a full disk: the jobs wait, the server answers
                 log.error("supervisor", error=str(error).splitlines()[0])
                 self._wake.wait(2.0)
             self._wake.wait(POLL_S)
+
+    def still(self) -> threading.Lock:
+        """To hold while no worker may be started: as long as it is held there is no tick."""
+        return self._turn
 
     def tick(self) -> None:
         """Bring processes and store together."""

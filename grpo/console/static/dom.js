@@ -66,7 +66,15 @@ export const remaining = (run) => (["running", "starting"].includes(run.status) 
 // A setting, as a configuration file has it.
 export const value = (one) => (one === null || one === undefined ? "–" : typeof one === "object" ? JSON.stringify(one) : String(one));
 
-export const field = (label, control, hint) => h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", { class: "quiet" }, hint));
+let fields = 0;
+
+// A control with its label, and what else is to be known of it.
+export function field(label, control, hint) {
+  const id = `field-${++fields}`;
+  control.id = id;
+  if (hint) control.setAttribute("aria-describedby", `${id}-hint`);
+  return h("div", { class: "field" }, h("label", { for: id }, label), control, hint && h("small", { class: "quiet", id: `${id}-hint` }, hint));
+}
 
 export const options = (pairs, chosen) => pairs.map(([name, text]) => h("option", { value: name, selected: name === chosen }, text ?? name));
 

@@ -89,16 +89,16 @@ class Jobs:
             if done:
                 store_events(connection, told)
                 store_models(connection, models)
-            row = connection.execute(select(jobs).where(jobs.c.id == job.id)).one()
-        return Job(**fields(row)) if done else None
+            row = connection.execute(select(jobs).where(jobs.c.id == job.id)).first()
+        return Job(**fields(row)) if done and row else None
 
     def begin_attempt(self, job: Job) -> Job | None:
         """Number the next worker of a running job; None when the job was moved meanwhile."""
         here = (jobs.c.id == job.id) & (jobs.c.status == job.status) & (jobs.c.attempt == job.attempt)
         with self.database.write() as connection:
             done = connection.execute(update(jobs).where(here).values(attempt=job.attempt + 1)).rowcount
-            row = connection.execute(select(jobs).where(jobs.c.id == job.id)).one()
-        return Job(**fields(row)) if done else None
+            row = connection.execute(select(jobs).where(jobs.c.id == job.id)).first()
+        return Job(**fields(row)) if done and row else None
 
     def remove(self, job_id: str) -> None:
         """The job with its events, checkpoints, models and names. Durable when it returns."""
