@@ -172,7 +172,7 @@ def test_completions_are_filtered_ordered_and_scrolled(watched: Watched) -> None
     expect(page.locator(".completionrow .tag").first).to_have_text("not scored")
     page.get_by_label("not scored").uncheck()
     page.get_by_label("Step from").fill("3")
-    page.get_by_label("to").nth(1).fill("4")
+    page.get_by_label("Step to").fill("4")
     page.get_by_label("Reward from").fill("1")
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("status").first).to_have_text("4 completions")  # two of prompt's four in each step

@@ -12,8 +12,8 @@ export async function completions(_, id, given) {
   const start = Object.fromEntries(new URLSearchParams(given));
   const input = (name, type, more = {}) => h("input", { type, name, value: start[name] ?? "", ...more });
   const form = h("form", { class: "filters", role: "search", onsubmit: (event) => { event.preventDefault(); changed(); }, onchange: () => changed() },
-    field("Contains", input("text", "search")), field("Reward from", input("least", "number", { step: "any" })), field("to", input("most", "number", { step: "any" })),
-    field("Step from", input("first", "number", { min: 1 })), field("to", input("last", "number", { min: 1 })), field("Prompt", input("prompt", "number", { min: 0 })),
+    field("Contains", input("text", "search")), field("Reward from", input("least", "number", { step: "any" })), field("Reward to", input("most", "number", { step: "any" })),
+    field("Step from", input("first", "number", { min: 1 })), field("Step to", input("last", "number", { min: 1 })), field("Prompt", input("prompt", "number", { min: 0 })),
     field("Order", h("select", { name: "order" }, options(ORDERS, start.order))),
     h("label", { class: "tick" }, h("input", { type: "checkbox", name: "cut", value: "1", checked: start.cut === "1" }), "cut at the limit"),
     h("label", { class: "tick" }, h("input", { type: "checkbox", name: "failed", value: "1", checked: start.failed === "1" }), "not scored"),
