@@ -1,0 +1,119 @@
+"""A configuration beside its defaults and beside others, without what must not be shown; ends of files without the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_run import CONFIG, make, record
+
+from grpo.config import load
+from grpo.console import settings
+from grpo.console.growing import LAST_BYTES, first_records, last_records
+from grpo.console.run_view import MOST_MARKS, RunView
+from grpo.outlook import smallest_gain
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def demo() -> dict[str, Any]:
+    return dict(load(ROOT / "configs" / "demo.toml").model_dump(mode="json"))
+
+
+def test_what_differs_from_the_defaults_is_what_the_file_says(demo: dict[str, Any]) -> None:
+    """The file's own keys, read as TOML: all of them and nothing else, but for those that say the default."""
+    found = {row["name"]: row for row in settings.against_defaults(demo)}
+    assert found["update.learning_rate"] == {
+        "name": "update.learning_rate",
+        "value": 0.0003,
+        "default": 0.0001,
+        "changed": True,
+    }
+    assert not found["update.clip_high"]["changed"]
+    assert not found["environment"]["changed"]
+    assert found["run.dir"]["changed"], "it has no default"
+    assert len(found) > 60
+
+
+def test_every_setting_has_its_default(demo: dict[str, Any]) -> None:
+    """A run of defaults alone differs in nothing that has one."""
+    plain = {"run": {"steps": 200}, "update": {}, "rollout": {"prompts_per_step": 16}, "environment": None}
+    assert [row["name"] for row in settings.against_defaults(plain) if row["changed"]] == []
+    assert settings.against_defaults({"run": {"unheard": 1}})[0]["changed"] is False
+
+
+def test_runs_differ_where_they_differ(demo: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(demo))
+    other["update"]["learning_rate"] = 0.5
+    del other["rollout"]["temperature"]
+    assert settings.differences([demo, demo]) == []
+    assert settings.differences([demo, other, demo]) == [
+        {"name": "rollout.temperature", "values": [1.0, None, 1.0]},
+        {"name": "update.learning_rate", "values": [0.0003, 0.5, 0.0003]},
+    ]
+
+
+def test_secrets_are_hidden_wherever_they_stand() -> None:
+    config = {
+        "reward": {
+            "environment": {"JUDGE": "secret-1"},
+            "options": {"api_key": "secret-2", "model": "m", "max_tokens": 7},
+            "graders": [{"name": "g", "environment": {"X": "secret-3"}, "options": {"password": "secret-4"}}],
+        },
+        "environment": {"file": "env.py", "variables": {"TOKEN": "secret-5"}, "max_turns": 3},
+        "data": {"max_prompt_tokens": 64},
+    }
+    text = json.dumps(settings.without_secrets(config))
+    assert "secret" not in text
+    assert text.count(settings.HIDDEN) == 5
+    for kept in ("env.py", '"max_turns": 3', '"max_tokens": 7', '"max_prompt_tokens": 64', '"JUDGE"'):
+        assert kept in text
+    assert "secret" not in json.dumps(settings.against_defaults(config))
+
+
+def test_the_rule_of_a_run(demo: dict[str, Any]) -> None:
+    found = settings.rule(demo)
+    assert (found["delta"], found["horizon"]) == (0.06, 10)
+    assert found["certifiable"] == smallest_gain(load(ROOT / "configs" / "demo.toml"))
+    assert settings.rule({"convergence": {"delta": 0.1}})["delta"] == 0.1
+    assert "certifiable" not in settings.rule({})
+    assert settings.rule({"convergence": {"of another version": 1}}) == {}
+
+
+def test_ends_of_a_file(tmp_path: Path) -> None:
+    """Lines longer than what is read at first, a last line that is being written, and no file at all."""
+    path = tmp_path / "lines.jsonl"
+    assert last_records(path, 3) == first_records(path, 3) == []
+    path.write_text("")
+    assert last_records(path, 3) == first_records(path, 3) == []
+    told = [{"k": k, "long": "x" * LAST_BYTES} for k in range(5)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in told) + '{"k": 5')
+    for most in (1, 2, 4, 5, 9):
+        assert [one["k"] for one in last_records(path, most)] == list(range(5))[-most:]
+        assert [one["k"] for one in first_records(path, most)] == list(range(5))[:most]
+
+
+def test_a_run_of_many_looks_tells_some_of_them(tmp_path: Path) -> None:
+    """The last one is among them, and events that are no looks are not thinned."""
+    log = make(tmp_path / "run", 3, ended=False)
+    for step in range(1, 1002):
+        log.event("look", step=step, bound=0.5, window=16, alpha_spent=0.0)
+    found = RunView(tmp_path / "run", tmp_path).details()
+    assert 300 < len(found["looks"]) <= MOST_MARKS
+    assert found["looks"][-1]["step"] == 1001
+    assert [event["event"] for event in found["events"]] == ["start"]
+    assert found["restarts"] == []
+    log.event("resume", step=2)
+    assert RunView(tmp_path / "run", tmp_path).details()["restarts"] == [2]
+
+
+def test_alarms_are_of_runs_that_go_on(tmp_path: Path) -> None:
+    """By the first and the last steps of a long run: 0.2 at first, then flat; it ended, and has a verdict instead."""
+    log = make(tmp_path / "run", 0, ended=False, config=CONFIG)
+    for step in range(700):
+        log.metric(record(step, 0.5, truncated_share=0.9, response_length_mean=20.0))
+    view = RunView(tmp_path / "run", tmp_path)
+    assert [alarm["name"] for alarm in view.details()["alarms"]] == ["cut", "flat"]
+    log.event("end", verdict="plateau", reason="enough")
+    assert view.details()["alarms"] == []
