@@ -1,4 +1,4 @@
-"""A configuration beside its defaults and beside others, without what must not be shown; ends of files without the rest."""
+"""A configuration beside its defaults and beside others, without what must not be shown; the ends of files."""
 
 import json
 from pathlib import Path
