@@ -43,7 +43,7 @@ def ui(
             flush=True,
         )
 
-    server.serve(source, user_data_path("grpo") / "console", port, tell)
+    server.serve(source, user_data_path("grpo") / "ui", port, tell)
 
 
 def report(
@@ -126,8 +126,11 @@ def _watched(target: str, data_dir: Path | None) -> "tuple[Summary, RunView]":
     directory = Path(target)
     if (directory / "config.json").is_file():
         view = RunView(directory, directory)
-        name = directory.resolve().name
-        return (lambda: view.summary() | {"name": name, "ended": view.end() is not None}), view
+
+        def watched(told: dict[str, Any]) -> dict[str, Any]:
+            return told | {"name": directory.resolve().name, "ended": told["status"] not in ("running", "starting")}
+
+        return (lambda: watched(view.summary())), view
     from grpo.server.console import JobRuns
     from grpo.server.records import TERMINAL
 

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from grpo.advantages import normalise
 from grpo.console import gate as gates
-from grpo.console.gate import COOKIE, Gate
+from grpo.console.gate import COOKIE, MOST_CODES, Gate
 from grpo.console.run_view import RunView
 from grpo.console.shown import shares
 from grpo.console.sources import Directories
@@ -124,7 +124,7 @@ def test_runs_of_the_same_name_have_ids_of_their_own(tmp_path: Path) -> None:
     for place in ("a", "b"):
         make(tmp_path / place / "run", 1)
     source = Directories([tmp_path / "a", tmp_path / "b"], tmp_path / "cache")
-    assert sorted(run["id"] for run in source.runs()) == ["run-1", "run-2"]
+    assert sorted(run["id"] for run in source.runs()) == ["run", "run-2"]
     assert source.run("run-2")
 
 
@@ -139,9 +139,20 @@ def test_a_code_is_good_once_and_not_for_long(tmp_path: Path, monkeypatch: pytes
     assert gate.accepts(cookie)
     assert Gate(tmp_path / "gate", secure=False).accepts(cookie), "a restart logs nobody out"
     until, _, signature = cookie.partition(".")
-    for forged in ("", ".", f"{int(until) + 1}.{signature}", f"{until}.{signature[:-1]}0", f"-1.{signature}", "9" * 20):
+    for forged in (
+        "",
+        ".",
+        f"{int(until) + 1}.{signature}",
+        f"{until}.{signature[:-1]}0",
+        f"-1.{signature}",
+        "9" * 20,
+        "1.é",
+    ):
         assert not gate.accepts(forged), forged
-    late = gate.new_code()
+    codes = [gate.new_code() for _ in range(MOST_CODES + 1)]
+    assert gate.redeem(codes[0]) is None, "so many are good at once"
+    assert gate.redeem(codes[1])
+    late = codes[-1]
     now = time.time()
     monkeypatch.setattr(gates.time, "time", lambda: now + gates.CODE_S + 1)
     assert gate.redeem(late) is None
@@ -195,7 +206,7 @@ def test_what_pages_ask_for(shown: Ui) -> None:
     assert [run["id"] for run in client.get("/console/api/runs").json()] == ["one"]
     assert client.get("/console/api/runs/one").json()["steps"] == 12
     series = client.get(
-        "/console/api/runs/one/series", params={"names": "critic_rewards_mean,kl", "points": "4"}
+        "/console/api/runs/one/series", params={"name": ["critic_rewards_mean", "kl"], "points": "4"}
     ).json()
     assert series["step"] == [2, 5, 8, 11]
     assert series["columns"]["critic_rewards_mean"]["mean"][0] == pytest.approx((0 + 1 / 11 + 2 / 11) / 3)
@@ -212,8 +223,8 @@ def test_what_pages_ask_for(shown: Ui) -> None:
         ("/console/api/runs/one/export?form=xls", 400),
         ("/console/api/runs/one/steps/3/tokens?place=0", 404),
         ("/console/api/runs/one/adapter", 404),
-        ("/console/api/compare?runs=one", 400),
-        ("/console/api/compare?runs=one,two", 404),
+        ("/console/api/compare?run=one", 400),
+        ("/console/api/compare?run=one&run=two", 404),
         ("/console/api/runs/one/series?points=many", 400),
         ("/console/static/..%2fgate.py", 404),
         ("/console/static/uplot.LICENSE", 404),
@@ -226,11 +237,13 @@ def test_what_pages_ask_for(shown: Ui) -> None:
 
 def test_pages_are_for_those_who_are_logged_in(shown: Ui) -> None:
     client = shown.client()
-    cookie = client.cookies[COOKIE]
+    (cookie,) = client.cookies.values()
+    (name,) = client.cookies.keys()
+    assert name.startswith(COOKIE)
     plain = httpx.Client(base_url=shown.url)
     assert plain.get("/").status_code == 200
     assert plain.get("/console/api/runs").status_code == 401
-    assert plain.get("/console/api/runs", cookies={COOKIE: f"{cookie}0"}).status_code == 401
+    assert plain.get("/console/api/runs", cookies={name: f"{cookie}0"}).status_code == 401
     assert plain.post("/console/login", json={"code": shown.code}).status_code == 403, "a code is good once"
     assert plain.post("/console/login", content=b"{", headers={"content-type": "application/json"}).status_code == 400
     assert plain.post("/console/login", data={"code": "x"}).status_code == 415

@@ -30,7 +30,7 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: make system")
 VIEWS = (
     *("/", "/run/arithmetic", "/run/arithmetic/step/12", "/run/arithmetic/prompt/9"),
-    *("/run/arithmetic/completions", "/run/arithmetic/completions?text=twelve", "/compare/arithmetic,going"),
+    *("/run/arithmetic/completions", "/run/arithmetic/completions?text=twelve", "/compare?run=arithmetic&run=going"),
 )
 SERVED_VIEWS = ("/", "/new", "/play", "/grader")
 

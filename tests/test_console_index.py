@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import random
+import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 from made_run import CONFIG, group, make, record
 
 from grpo.console import exports
-from grpo.console.index import ORDERS, Filter
+from grpo.console.index import ORDERS, Filter, discard, sweep
+from grpo.console.replies import answer
 from grpo.console.run_view import RunView
 from grpo.runlog import RunLog, read_rollouts
 
@@ -89,7 +92,7 @@ def test_a_filter_finds_what_a_search_through_the_files_finds(tmp_path: Path, wa
     total, found = view.index.page(wanted, "oldest", 0, 1000)
     assert total == len(expected)
     assert [row["text"] for row in found] == expected
-    assert [row["text"] for row in view.index.every(wanted)] == expected
+    assert [row["text"] for some in view.index.every(wanted) for row in some] == expected
     _, newest = view.index.page(wanted, "newest", 0, 1000)
     assert [row["id"] for row in newest] == [row["id"] for row in found][::-1]
 
@@ -150,15 +153,103 @@ def test_steps_that_were_taken_back_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_an_index_is_made_in_parts_and_kept(tmp_path: Path) -> None:
-    """Without patience a call takes in one batch; another process goes on from there; another run has another one."""
-    make(tmp_path / "run", 120)
-    first = view_of(tmp_path / "run").completions_in(0.0)
-    assert first == (50, 120)
-    assert view_of(tmp_path / "run").completions_in(0.0) == (100, 120)
-    assert view_of(tmp_path / "run").completions_in(0.0) == (120, 120)
+    """Without patience a call takes in one step; another process goes on from there; another run has another one."""
+    make(tmp_path / "run", 20)
+    assert view_of(tmp_path / "run").completions_in(0.0) == (1, 20)
+    assert view_of(tmp_path / "run").completions_in(0.0) == (2, 20)
+    assert view_of(tmp_path / "run").completions_in(10.0) == (20, 20)
     make(tmp_path / "other", 3)
     assert view_of(tmp_path / "other").completions_in(1.0) == (3, 3)
     assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 2
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "cache" / "strange.sqlite").write_text(
+        "no database, and longer than a header of one, so that it is read"
+    )
+    shutil.rmtree(tmp_path / "other")
+    sweep(tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".sqlite"], (
+        "of runs that are gone there is none"
+    )
+
+
+def test_an_index_may_be_deleted_and_damaged_while_it_is_used(tmp_path: Path) -> None:
+    drawn(tmp_path / "run")
+    view = view_of(tmp_path / "run")
+    view.completions_in(10.0)
+    whole = view.index.page(Filter(), "newest", 0, 1000)
+    discard(view.index.path)
+    assert view.completions_in(10.0) == (12, 12)
+    assert view.index.page(Filter(), "newest", 0, 1000) == whole
+    discard(view.index.path)
+    view.index.path.write_bytes(b"damaged " * 1000)
+    assert view.completions_in(10.0) == (12, 12)
+    assert view.index.page(Filter(), "newest", 0, 1000) == whole
+
+
+def test_two_processes_use_one_index(tmp_path: Path) -> None:
+    """Each by views of its own: steps are in once, and one sees what the other took back."""
+    log = drawn(tmp_path / "run", 60)
+    problems: list[Exception] = []
+
+    def read(view: RunView) -> None:
+        try:
+            while view.completions_in(0.0)[0] < 60:
+                pass
+        except Exception as problem:  # a thread's own does not fail a test
+            problems.append(problem)
+
+    first, second = view_of(tmp_path / "run"), view_of(tmp_path / "run")
+    threads = [threading.Thread(target=read, args=(view,)) for view in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    wanted = Filter(least=0.5)
+    assert first.index.page(wanted, "newest", 0, 5000) == second.index.page(wanted, "newest", 0, 5000)
+    assert first.index.page(Filter(), "newest", 0, 1)[0] == 60 * 12
+    log.rewind(59)
+    log.save_rollouts(59, [group(59, ["anew"] * 12, [1.0] * 12)])
+    log.metric(record(59, 0.5))
+    first.completions_in(1.0)
+    assert {row["text"] for row in second.index.page(wanted, "newest", 0, 12)[1]} == {"anew"}
+
+
+def test_a_list_does_not_move_while_it_is_read(tmp_path: Path) -> None:
+    log = drawn(tmp_path / "run", 3)
+    view = view_of(tmp_path / "run")
+    view.completions_in(1.0)
+    upto = view.index.newest()
+    before = {order: view.index.page(Filter(upto=upto, text="a"), order, 0, 99) for order in ORDERS}
+    log.save_rollouts(3, [group(0, ["a"], [1.0])])
+    log.metric(record(3, 0.5))
+    view.completions_in(1.0)
+    assert view.index.newest() == upto + 1
+    for order in ORDERS:
+        assert view.index.page(Filter(upto=upto, text="a"), order, 0, 99) == before[order]
+    assert view.index.page(Filter(upto=upto), "newest", 0, 1)[1][0]["id"] == upto
+
+
+def test_an_export_may_be_read_by_any_thread(tmp_path: Path) -> None:
+    """As the server's pool does it."""
+    drawn(tmp_path / "run", 4)
+    view = view_of(tmp_path / "run")
+    view.completions_in(1.0)
+    parts = view.index.every(Filter())
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        assert len(one.submit(next, parts).result()) == 48
+        assert other.submit(next, parts, None).result() is None
+
+
+def test_lone_surrogates_are_no_trouble(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run")
+    log.claim(CONFIG, "digest")
+    log.save_rollouts(0, [group(3, ["a \ud800 b"], [1.0])])
+    log.metric(record(0, 0.5))
+    view = view_of(tmp_path / "run")
+    view.completions_in(1.0)
+    assert view.index.page(Filter(), "newest", 0, 1)[1][0]["text"] == "a ? b"
+    assert json.loads(bytes(answer(view.step(0)).body))["groups"][0]["completions"][0]["text"] == "a \ud800 b"
 
 
 def test_many_readers_at_once(tmp_path: Path) -> None:
@@ -207,9 +298,9 @@ def test_exports_say_all_and_run_nothing() -> None:
         {"id": 1, "step": 0, "text": '=HYPERLINK("http://evil")', "reward": -0.5},
         {"id": 2, "step": 9, "text": 'plain, "quoted"\nand long', "reward": None},
     ]
-    lines = [json.loads(line) for line in exports.jsonl(iter(told))]
+    lines = [json.loads(line) for line in "".join(exports.jsonl(iter([told[:1], told[1:]]))).splitlines()]
     assert lines == [told[0] | {"step": 1}, told[1] | {"step": 10}]
-    read = list(csv.DictReader(io.StringIO("".join(exports.as_csv(iter(told))))))
+    read = list(csv.DictReader(io.StringIO("".join(exports.as_csv(iter([told[:1], told[1:]]))))))
     assert read == [
         {"id": "1", "step": "1", "text": '\'=HYPERLINK("http://evil")', "reward": "-0.5"},
         {"id": "2", "step": "10", "text": 'plain, "quoted"\nand long', "reward": ""},

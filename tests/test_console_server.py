@@ -73,7 +73,7 @@ def test_a_job_from_the_form_to_its_end(browser: httpx.Client, served: Served) -
     assert [one["job"] for one in ended] == ["succeeded"] * 2, ended
     assert ended[0]["steps"] == ended[0]["total_steps"] == 4
     assert served.client().fine_tuning.jobs.retrieve(jobs[0]["id"]).status == "succeeded"
-    compared = browser.get("/console/api/compare", params={"runs": ",".join(job["id"] for job in jobs)}).json()
+    compared = browser.get("/console/api/compare", params={"run": [job["id"] for job in jobs]}).json()
     assert [run["id"] for run in compared["runs"]] == [job["id"] for job in jobs]
     differ = {row["name"]: row["values"] for row in compared["differences"]}
     assert differ.pop("run.dir")
@@ -96,6 +96,7 @@ def test_a_job_from_the_form_to_its_end(browser: httpx.Client, served: Served) -
         assert browser.delete(f"/console/api/runs/{job['id']}").json() == {"id": job["id"], "deleted": True}
         assert browser.get(f"/console/api/runs/{job['id']}").status_code == 404
         assert not (served.data / "jobs" / job["id"]).exists()
+        assert list((served.data / "console" / "runs").iterdir()) == [], "nor an index of its completions"
         assert browser.delete(f"/console/api/runs/{job['id']}").status_code == 404
     assert [model.id for model in served.client().models.list() if model.owned_by != "local"] == []
 
@@ -103,7 +104,7 @@ def test_a_job_from_the_form_to_its_end(browser: httpx.Client, served: Served) -
 def test_pause_resume_cancel_delete(browser: httpx.Client) -> None:
     job = start(browser, method=method(n_epochs=50))
     until(browser, job["id"], "running")
-    assert browser.delete(f"/console/api/runs/{job['id']}").status_code == 409
+    assert "cancel it first" in browser.delete(f"/console/api/runs/{job['id']}").json()["error"]["message"]
     url = f"/console/v1/fine_tuning/jobs/{job['id']}"
     assert browser.post(f"{url}/pause").json()["status"] == "paused"
     assert until(browser, job["id"], "paused")["status"] == "paused"

@@ -9,9 +9,11 @@ from made_run import CONFIG, make, record
 
 from grpo.config import load
 from grpo.console import settings
-from grpo.console.growing import LAST_BYTES, first_records, last_records
+from grpo.console.growing import LAST_BYTES, Growing, first_records, last_records
 from grpo.console.run_view import MOST_MARKS, RunView
+from grpo.console.sources import Directories
 from grpo.outlook import smallest_gain
+from grpo.types import Completion, Group, Prompt, Reward
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,3 +119,65 @@ def test_alarms_are_of_runs_that_go_on(tmp_path: Path) -> None:
     assert [alarm["name"] for alarm in view.details()["alarms"]] == ["cut", "flat"]
     log.event("end", verdict="plateau", reason="enough")
     assert view.details()["alarms"] == []
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """By what it says, for a file system may give the new one the old one's number."""
+    path = tmp_path / "lines.jsonl"
+    growing = Growing(path)
+    assert growing.read()[0] is False
+    path.write_text('{"k": 1}\n{"k": 2}\n')
+    void, new = growing.read()
+    assert (void, list(new)) == (False, [{"k": 1}, {"k": 2}])
+    path.write_text('{"k": 1}\n{"k": 3}\n{"k": 4}\n')  # in place: the inode is the same
+    void, new = growing.read()
+    assert (void, list(new)) == (True, [{"k": 1}, {"k": 3}, {"k": 4}])
+    path.write_text('{"k": 1}\n')
+    void, new = growing.read()
+    assert (void, list(new)) == (True, [{"k": 1}])
+    path.unlink()
+    void, new = growing.read()
+    assert (void, list(new)) == (True, [])
+
+
+def test_what_is_no_run_is_left_out(tmp_path: Path) -> None:
+    """A model's directory, something half written, a private one, a place that goes away."""
+    make(tmp_path / "place" / "run", 2)
+    for name, text in (
+        ("model", '{"model_type": "llama"}'),
+        ("list", "[1]"),
+        ("half", '{"digest": "x", "conf'),
+        ("e", ""),
+    ):
+        (tmp_path / "place" / name).mkdir()
+        (tmp_path / "place" / name / "config.json").write_text(text)
+    (tmp_path / "gone").mkdir()
+    source = Directories([tmp_path / "place", tmp_path / "gone"], tmp_path / "cache")
+    (tmp_path / "gone").rmdir()
+    assert [run["id"] for run in source.runs()] == ["run"]
+
+
+def test_a_run_whose_process_is_gone_has_stopped(tmp_path: Path) -> None:
+    make(tmp_path / "run", 30, ended=False)
+    view = RunView(tmp_path / "run", tmp_path)
+    assert view.summary()["status"] == "running"
+    (tmp_path / "run" / "lock").write_text("999999999\n")
+    assert view.summary()["status"] == "stopped"
+    assert view.alarms([]) == []
+
+
+def test_advantages_of_episodes_count_every_turns_tokens(tmp_path: Path) -> None:
+    """By hand: of four turns of 128 tokens, 300 tokens are not too long; rewards 0 and 1 deviate by the root of 1/2.
+
+    A setting of another version is passed over.
+    """
+    config = {"update": {"overlong_buffer": 128, "unheard": 1}, "rollout": {"max_tokens": 128}}
+    log = make(tmp_path / "run", 0, ended=False, config=CONFIG | config | {"environment": {"max_turns": 4}})
+    told = [Completion(token_ids=(1,) * n, logprobs=(-1.0,) * n, text="x", finish_reason="stop") for n in (100, 300)]
+    prompt = Prompt(index=0, messages=({"role": "user", "content": "?"},), token_ids=(1,))
+    rewards = (Reward(value=0.0), Reward(value=1.0))
+    log.save_rollouts(0, [Group(prompt=prompt, completions=tuple(told), rewards=rewards)])
+    step = RunView(log.directory, tmp_path).step(0)
+    assert step
+    found = [c["advantage"] for c in step["groups"][0]["completions"]]
+    assert found == pytest.approx([-0.5 / 0.5**0.5, 0.5 / 0.5**0.5], rel=1e-5)

@@ -12,7 +12,8 @@ from typing import IO, Any
 from grpo.errors import CheckpointError
 from grpo.manifest import complete, verify
 
-Rows = Iterator[dict[str, Any]]
+Rows = Iterator[list[dict[str, Any]]]
+"""Some at a time."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for one (owasp.org/www-community/attacks/CSV_Injection); such texts get a ' before them."""
 CHUNK = 1 << 20
@@ -20,22 +21,23 @@ CHUNK = 1 << 20
 
 def jsonl(rows: Rows) -> Iterator[str]:
     """One object a line; steps count from 1, as on the pages."""
-    for row in rows:
-        yield json.dumps({**row, "step": row["step"] + 1}, ensure_ascii=False) + "\n"
+    for some in rows:
+        yield "".join(json.dumps({**row, "step": row["step"] + 1}, ensure_ascii=False) + "\n" for row in some)
 
 
 def as_csv(rows: Rows) -> Iterator[str]:
     """With a line of names. A text that a spreadsheet would run is marked."""
-    for number, row in enumerate(rows):
-        told = {**row, "step": row["step"] + 1}
+    for number, some in enumerate(rows):
         place = io.StringIO()
-        writer = csv.DictWriter(place, list(told))
+        writer = csv.DictWriter(place, list(some[0]))
         if number == 0:
             writer.writeheader()
-        writer.writerow(
-            {name: f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for name, v in told.items()}
-        )
+        writer.writerows({name: _inert(value) for name, value in {**r, "step": r["step"] + 1}.items()} for r in some)
         yield place.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 FORMS: dict[str, tuple[str, Callable[[Rows], Iterator[str]]]] = {

@@ -1,7 +1,7 @@
 """A JSONL file that grows while it is read. Touches: disk (read).
 
-Only what was appended is read again. A run that resumes may take lines back: the file is then another one, and is read
-from its beginning.
+Only what was appended is read again. A run that resumes may take lines back: what stands before the place that was read
+to is then something else, and the file is read from its beginning.
 """
 
 import json
@@ -18,28 +18,33 @@ class Growing:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity: tuple[int, int] | None = None
-        self._offset = 0
+        self._offset, self._last = 0, b""
 
     def read(self) -> tuple[bool, Iterator[dict[str, Any]]]:
         """Whether all that was told before is void, and the records that are new. A line being written waits."""
-        try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            void, self._identity, self._offset = self._identity is not None, None, 0
-            return void, iter(())
-        void = (found.st_dev, found.st_ino) != self._identity or found.st_size < self._offset
+        void = self._offset > 0 and not self._goes_on()
         if void:
-            self._identity, self._offset = (found.st_dev, found.st_ino), 0
+            self._offset, self._last = 0, b""
         return void, self._rest()
 
+    def _goes_on(self) -> bool:
+        """Whether the line that was read last is still there. Not the inode's number: file systems use it again."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset - len(self._last))
+                return file.read(len(self._last)) == self._last
+        except FileNotFoundError:
+            return False
+
     def _rest(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
         with self.path.open("rb") as file:
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                self._offset += len(line)
+                self._offset, self._last = self._offset + len(line), line
                 yield json.loads(line)
 
 

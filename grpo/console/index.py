@@ -3,6 +3,9 @@
 A run's own files stay the truth: the index is made from them, step by step, and may be deleted at any time.
 """
 
+import contextlib
+import hashlib
+import secrets
 import sqlite3
 import threading
 import time
@@ -23,15 +26,18 @@ CREATE INDEX IF NOT EXISTS by_prompt ON completions (prompt);
 CREATE TABLE IF NOT EXISTS steps (step INTEGER PRIMARY KEY, first INTEGER, stamp TEXT);
 CREATE TABLE IF NOT EXISTS told (name TEXT PRIMARY KEY, value TEXT);
 """
+VERSION = 1
+"""Of the schema."""
 COLUMNS = "id, step, place, member, prompt, reward, advantage, tokens, finish, error, question, text"
 ORDERS = {"newest": "id DESC", "oldest": "id", "best": "reward DESC, id DESC", "worst": "reward NULLS LAST, id DESC"}
-BATCH_STEPS = 50
-REMEMBERED = 8
+REMEMBERED, CHECKED, AT_ONCE = 8, 64, 1000
+"""Filters whose rows are kept; newest steps that are compared each time; rows of an export that are read together."""
 QUESTION = 300
 """Characters of the prompt that are kept."""
+GENERATION, DIRECTORY = "generation", "directory"
 
-Read = Callable[[int], list[tuple[Any, ...]] | None]
-"""The rows of a step: all columns but ``id``; None where there is no such step."""
+Read = Callable[[int], list[tuple[Any, ...]]]
+"""The rows of a step: all columns but ``id``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,8 @@ class Filter:
     cut: bool = False
     failed: bool = False
     """Could not be scored."""
+    upto: int | None = None
+    """The greatest ``id``: a list that somebody reads does not move while the run goes on."""
 
     def sql(self) -> tuple[str, list[Any]]:
         """As a condition with its values."""
@@ -62,51 +70,67 @@ class Filter:
             ("prompt = ?", self.prompt),
             ("finish = ?", "length" if self.cut else None),
             ("(reward IS NULL) = ?", 1 if self.failed else None),
+            ("id <= ?", self.upto),
         ]
         known = [(term, value) for term, value in terms if value is not None]
         return " AND ".join(term for term, _ in known) or "1", [value for _, value in known]
 
 
 class Index:
-    """The completions of one run, in a file of its own."""
+    """The completions of one run, in a file of its own. Several processes may use it at once."""
 
-    def __init__(self, path: Path, metrics: Path, stamp: Callable[[int], str | None], read: Read) -> None:
-        """``metrics``: a file that a run which takes steps back writes anew; ``stamp``: of a step's file, as it is."""
-        self.path, self.metrics, self.stamp, self.read = path, metrics, stamp, read
+    def __init__(self, cache: Path, run: Path, stamp: Callable[[int], str | None], read: Read) -> None:
+        """``stamp``: of a step's file, as it is; None where there is none."""
+        self.path, self.run, self.stamp, self.read = path_of(cache, run), run, stamp, read
         self._lock = threading.Lock()
-        self._found: dict[tuple[Filter, str], tuple[int, array[int]]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as connection:
-            connection.executescript("PRAGMA journal_mode=WAL;" + SCHEMA)
+        self._found: dict[tuple[str, Filter, str], tuple[int, Seq[int]]] = {}
 
     def refresh(self, steps: int, patience_s: float) -> int:
         """Take in what is new of a run of so many steps, for about this long. Returns how many steps are in."""
-        with self._lock, closing(self._connect()) as connection:
-            self._take_back(connection, steps)
-            done = _steps(connection)
-            until = time.monotonic() + patience_s
-            while done < steps:
-                done = self._add(connection, done, min(steps, done + BATCH_STEPS))
-                if time.monotonic() > until:
-                    break
+        with self._lock:
+            try:
+                return self._refresh(steps, patience_s)
+            except sqlite3.DatabaseError:  # damaged, or of who knows what: it is made anew
+                discard(self.path)
+                return self._refresh(steps, patience_s)
+
+    def _refresh(self, steps: int, patience_s: float) -> int:
+        until = time.monotonic() + patience_s
+        with closing(self._connect()) as connection:
+            with _writing(connection):
+                self._take_back(connection, steps)
+                done = _steps(connection)
+                while done < steps:
+                    self._add(connection, done)
+                    done += 1
+                    if time.monotonic() > until:
+                        break
             return done
 
     def page(self, wanted: Filter, order: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """How many there are, and those from ``offset`` on."""
         with closing(self._connect()) as connection:
+            connection.execute("BEGIN")
             ids = self._ids(connection, wanted, order)
-            chosen = ids[offset : offset + limit]
+            chosen = list(ids[offset : offset + limit])
             marks = ",".join("?" * len(chosen))
             query = f"SELECT {COLUMNS} FROM completions WHERE id IN ({marks})"
-            rows = {row["id"]: dict(row) for row in connection.execute(query, list(chosen))}
-        return len(ids), [rows[one] for one in chosen if one in rows]
+            rows = {row["id"]: dict(row) for row in connection.execute(query, chosen)}
+        return len(ids), [rows[one] for one in chosen]
 
-    def every(self, wanted: Filter) -> Iterator[dict[str, Any]]:
-        """All of them, oldest first, without keeping them."""
-        condition, values = wanted.sql()
+    def newest(self) -> int:
+        """The greatest ``id``; 0 where there is none."""
         with closing(self._connect()) as connection:
-            for row in connection.execute(f"SELECT {COLUMNS} FROM completions WHERE {condition} ORDER BY id", values):
-                yield dict(row)
+            return _newest(connection)
+
+    def every(self, wanted: Filter) -> Iterator[list[dict[str, Any]]]:
+        """All of them, oldest first, some at a time. Any thread may ask for the next ones."""
+        condition, values = wanted.sql()
+        with closing(self._connect(check_same_thread=False)) as connection:
+            query = f"SELECT {COLUMNS} FROM completions WHERE {condition} ORDER BY id"
+            found = connection.execute(query, values)
+            while rows := found.fetchmany(AT_ONCE):
+                yield [dict(row) for row in rows]
 
     def means(self, prompt: int) -> list[tuple[int, float | None]]:
         """The mean reward of one prompt in each step that drew it; None where none of it could be scored."""
@@ -114,48 +138,44 @@ class Index:
         with closing(self._connect()) as connection:
             return [(row[0], row[1]) for row in connection.execute(query, [prompt])]
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        connection.execute("PRAGMA synchronous=OFF")
+    def _connect(self, check_same_thread: bool = True) -> sqlite3.Connection:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=check_same_thread)
         connection.row_factory = sqlite3.Row
+        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + SCHEMA)
+        if connection.execute("SELECT count(*) FROM told").fetchone()[0] == 0:
+            told = [(GENERATION, secrets.token_hex(8)), (DIRECTORY, str(self.run.resolve()))]
+            connection.executemany("INSERT OR IGNORE INTO told VALUES (?, ?)", told)
         return connection
 
     def _take_back(self, connection: sqlite3.Connection, steps: int) -> None:
-        """Forget steps that the run took back, or sampled anew."""
-        identity = str(self.metrics.stat().st_ino) if self.metrics.exists() else ""
-        told = dict(connection.execute("SELECT name, value FROM told").fetchall())
-        first = steps
-        if told.get("metrics") != identity:
-            known = connection.execute("SELECT step, stamp FROM steps ORDER BY step").fetchall()
-            first = next((row["step"] for row in known if self.stamp(row["step"]) != row["stamp"]), steps)
-            first = min(first, steps)
-        if _steps(connection) > first:
-            row = connection.execute("SELECT first FROM steps WHERE step = ?", [first]).fetchone()
-            connection.execute("BEGIN")
-            connection.execute("DELETE FROM completions WHERE id >= ?", [row["first"]])
-            connection.execute("DELETE FROM steps WHERE step >= ?", [first])
-            connection.execute("COMMIT")
-            self._found.clear()
-        connection.execute("INSERT OR REPLACE INTO told VALUES ('metrics', ?)", [identity])
+        """Forget steps that the run took back, or sampled anew; they are among the last that are in."""
+        known = connection.execute("SELECT step, stamp FROM steps ORDER BY step DESC LIMIT ?", [CHECKED]).fetchall()
+        stale = [row["step"] for row in known if row["step"] >= steps or self.stamp(row["step"]) != row["stamp"]]
+        if not stale:
+            return
+        first = min(stale)
+        if len(stale) == CHECKED:  # another run in the same place, or one that took back more
+            first = 0
+        row = connection.execute("SELECT first FROM steps WHERE step = ?", [first]).fetchone()
+        connection.execute("DELETE FROM completions WHERE id >= ?", [row["first"]])
+        connection.execute("DELETE FROM steps WHERE step >= ?", [first])
+        connection.execute("UPDATE told SET value = ? WHERE name = ?", [secrets.token_hex(8), GENERATION])
 
-    def _add(self, connection: sqlite3.Connection, first: int, end: int) -> int:
-        newest = connection.execute("SELECT max(id) FROM completions").fetchone()[0] or 0
-        connection.execute("BEGIN")
-        for step in range(first, end):
-            rows = self.read(step) or []
-            values = [(newest + k + 1, *row) for k, row in enumerate(rows)]
-            connection.executemany(f"INSERT INTO completions VALUES ({','.join('?' * 12)})", values)
-            connection.execute("INSERT INTO steps VALUES (?, ?, ?)", [step, newest + 1, self.stamp(step)])
-            newest += len(rows)
-        connection.execute("COMMIT")
-        return end
+    def _add(self, connection: sqlite3.Connection, step: int) -> None:
+        newest = _newest(connection)
+        values = [(newest + k + 1, *row) for k, row in enumerate(self.read(step))]
+        connection.executemany(f"INSERT INTO completions VALUES ({','.join('?' * 12)})", values)
+        connection.execute("INSERT INTO steps VALUES (?, ?, ?)", [step, newest + 1, self.stamp(step)])
 
     def _ids(self, connection: sqlite3.Connection, wanted: Filter, order: str) -> Seq[int]:
         """Of all rows that are wanted, in order; what was found before is kept, and only new rows are looked at."""
-        newest = connection.execute("SELECT max(id) FROM completions").fetchone()[0] or 0
-        if wanted == Filter() and order == "newest":
+        newest = _newest(connection)
+        newest = newest if wanted.upto is None else min(newest, wanted.upto)
+        if wanted in (Filter(), Filter(upto=wanted.upto)) and order == "newest":
             return range(newest, 0, -1)
-        upto, known = self._found.get((wanted, order), (0, array("q")))
+        (generation,) = connection.execute("SELECT value FROM told WHERE name = ?", [GENERATION]).fetchone()
+        upto, known = self._found.get((generation, wanted, order), (0, array("q")))
         if upto == newest:
             return known
         if order not in ("newest", "oldest"):
@@ -163,14 +183,55 @@ class Index:
         condition, values = wanted.sql()
         query = f"SELECT id FROM completions WHERE id > ? AND {condition} ORDER BY {ORDERS[order]}"
         new = array("q", (row[0] for row in connection.execute(query, [upto, *values])))
-        found = known + new if order == "oldest" else new + known
-        self._found[wanted, order] = newest, found
-        while len(self._found) > REMEMBERED:
-            self._found.pop(next(iter(self._found)))
+        kept = array("q", known)
+        found = kept + new if order == "oldest" else new + kept
+        with self._lock:
+            self._found[generation, wanted, order] = newest, found
+            while len(self._found) > REMEMBERED:
+                self._found.pop(next(iter(self._found)))
         return found
+
+
+@contextlib.contextmanager
+def _writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction, begun as a writer: what is read in it is still so when something is written."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT max(id) FROM completions").fetchone()[0] or 0)
 
 
 def _steps(connection: sqlite3.Connection) -> int:
     """How many are in; there is none missing before the last."""
     last = connection.execute("SELECT max(step) FROM steps").fetchone()[0]
     return 0 if last is None else int(last) + 1
+
+
+def path_of(cache: Path, run: Path) -> Path:
+    """Where the index of a run directory lies."""
+    return cache / f"{hashlib.sha256(f'{VERSION} {run.resolve()}'.encode()).hexdigest()[:32]}.sqlite"
+
+
+def discard(path: Path) -> None:
+    """Remove an index, if it is there."""
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def sweep(cache: Path) -> None:
+    """Remove the indices of runs that are gone, and what cannot be read as one."""
+    for path in cache.glob("*.sqlite"):
+        try:
+            with closing(sqlite3.connect(path)) as connection:
+                row = connection.execute("SELECT value FROM told WHERE name = ?", [DIRECTORY]).fetchone()
+        except sqlite3.DatabaseError:
+            row = None
+        if row is None or not Path(row[0]).exists():
+            discard(path)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from grpo.console.gate import COOKIE, SESSION_S, Gate
+from grpo.console.gate import SESSION_S, Gate
 from grpo.console.replies import HEADERS, posted
 
 STATIC = Path(str(files("grpo.console") / "static"))
@@ -48,7 +48,7 @@ class Pages:
             )
         answer = JSONResponse({"ok": True}, headers=HEADERS)
         answer.set_cookie(
-            COOKIE,
+            self.gate.cookie,
             cookie,
             max_age=SESSION_S,
             path="/console",

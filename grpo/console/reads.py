@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -55,10 +56,10 @@ class Reads:
         return answer(await run_in_threadpool(self.source.runs))
 
     async def compare(self, request: Request) -> Response:
-        """``runs``: two to four ids, with commas between."""
-        ids = [one for one in request.query_params.get("runs", "").split(",") if one]
+        """``run``: two to four times, an id each."""
+        ids = request.query_params.getlist("run")
         if not 2 <= len(ids) <= MOST_COMPARED:
-            raise HTTPException(400, f"runs: two to {MOST_COMPARED} can be compared")
+            raise HTTPException(400, f"run: two to {MOST_COMPARED} can be compared")
         views = [await self._view(one) for one in ids]
         summaries = await run_in_threadpool(lambda: [self.source.summary(one) for one in ids])
         differ = await run_in_threadpool(lambda: settings.differences([view.config() for view in views]))
@@ -71,9 +72,9 @@ class Reads:
         return answer(details | (summary or {}))
 
     async def series(self, request: Request) -> Response:
-        """``names``: with commas between; ``first``, ``last``: steps from 0; ``points``."""
+        """``name``: of a metric, any number of times; ``first``, ``last``: steps from 0; ``points``."""
         view = await self._view(request.path_params["run"])
-        names = [name for name in request.query_params.get("names", "").split(",") if name]
+        names = request.query_params.getlist("name")
         first, last = whole(request, "first", 0) or 0, whole(request, "last", EVER) or 0
         points = min(MOST_POINTS, max(1, whole(request, "points", 600) or 0))
         await run_in_threadpool(view.table.refresh)
@@ -105,7 +106,10 @@ class Reads:
         return answer(await run_in_threadpool(found))
 
     async def completions(self, request: Request) -> Response:
-        """A part of the list: a filter (see ``wanted``), ``order``, ``offset``, ``limit``."""
+        """A part of the list: a filter (see ``wanted_by``), ``order``, ``offset``, ``limit``.
+
+        ``newest`` of the answer is the next question's ``upto``, so that the list does not move while it is read.
+        """
         view, wanted = await self._view(request.path_params["run"]), wanted_by(request)
         order = request.query_params.get("order", "newest")
         if order not in ORDERS:
@@ -114,8 +118,9 @@ class Reads:
 
         def found() -> dict[str, Any]:
             done, steps = view.completions_in(PATIENCE_S)
-            total, rows = view.index.page(wanted, order, offset, limit)
-            return {"total": total, "rows": rows, "indexed": done, "steps": steps}
+            newest = view.index.newest() if wanted.upto is None else wanted.upto
+            total, rows = view.index.page(replace(wanted, upto=newest), order, offset, limit)
+            return {"total": total, "rows": rows, "newest": newest, "indexed": done, "steps": steps}
 
         return answer(await run_in_threadpool(found))
 
@@ -125,7 +130,9 @@ class Reads:
         view, wanted = await self._view(run_id), wanted_by(request)
         if form not in exports.FORMS:
             raise HTTPException(400, f"form: one of {', '.join(exports.FORMS)}")
-        await run_in_threadpool(view.completions_in, float("inf"))
+        done, steps = 0, 1
+        while done < steps and not await request.is_disconnected():
+            done, steps = await run_in_threadpool(view.completions_in, PATIENCE_S)
         kind, lines = exports.FORMS[form]
         headers = HEADERS | {"content-disposition": f'attachment; filename="completions.{form}"'}
         return StreamingResponse(lines(view.index.every(wanted)), media_type=kind, headers=headers)
@@ -179,4 +186,5 @@ def wanted_by(request: Request) -> Filter:
         prompt=whole(request, "prompt"),
         cut=query.get("cut") == "1",
         failed=query.get("failed") == "1",
+        upto=whole(request, "upto"),
     )

@@ -1,10 +1,13 @@
 """What all answers of the console have in common, and how questions are read. Pure."""
 
+import json
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+
+from grpo.console.shown import plain
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -19,8 +22,8 @@ HEADERS = {
 
 
 def answer(content: Any) -> Response:
-    """As JSON."""
-    return JSONResponse(content, headers=HEADERS)
+    """As JSON, which has no NaN; in ASCII, for a lone surrogate has no form in UTF-8."""
+    return Response(json.dumps(plain(content), allow_nan=False), media_type="application/json", headers=HEADERS)
 
 
 async def posted(request: Request) -> Any:

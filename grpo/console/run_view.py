@@ -4,17 +4,19 @@ What a list of runs needs is read from the ends of files, so that a run of a hun
 a short one.
 """
 
-import hashlib
 import json
 import threading
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from grpo.alarms import alarms
 from grpo.console import settings, shown, tokens
 from grpo.console.growing import Growing, first_records, last_records
 from grpo.console.index import Index
 from grpo.console.table import Table, numbers
+from grpo.health import BEGINNING
 from grpo.manifest import complete
 from grpo.points import of_record
 from grpo.runlog import parse_evaluation, read_rollouts
@@ -39,12 +41,12 @@ class RunView:
         self._log = Growing(directory / "events.jsonl")
         self._events: list[dict[str, Any]] = []
         self._lock = threading.Lock()
-        self._index: Index | None = None
+        self.index = Index(cache, directory, self._stamp, self._rows)
+        self._shape: tuple[Update, int] | None = None
 
     def written(self) -> dict[str, Any]:
         """config.json: the resolved configuration and its digest; empty before the run has written it."""
-        path = self.directory / "config.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        return written(self.directory) or {}
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
@@ -68,12 +70,13 @@ class RunView:
         """A line of the table of runs."""
         config, last = self.config(), self.last()
         end, steps = self.end(), last.get("step", -1) + 1
+        going = ("running" if steps else "starting") if self.alive() else "stopped"
         return {
             "steps": steps,
             "total_steps": config.get("run", {}).get("steps"),
             "reward": shown.finite(last.get("critic_rewards_mean")),
             "seconds_per_step": shown.finite(last.get("seconds")),
-            "status": end["verdict"] if end else "running" if steps else "starting",
+            "status": end["verdict"] if end else going,
             "reason": end["reason"] if end else None,
             "model": Path(config.get("model", {}).get("path", "")).name,
         }
@@ -82,6 +85,14 @@ class RunView:
         """How the run ended, if its last event says that it did."""
         last = last_records(self.directory / "events.jsonl", 1)
         return last[0] if last and last[0]["event"] == ENDED else None
+
+    def alive(self) -> bool:
+        """Whether the process that trains here, or did last, is there: the lock has its number, on this machine."""
+        try:
+            owner = (self.directory / "lock").read_text().strip()
+        except OSError:
+            return False
+        return owner.isdigit() and Path(f"/proc/{owner}").exists()
 
     def details(self) -> dict[str, Any]:
         """All but the curves and the completions."""
@@ -99,9 +110,16 @@ class RunView:
             "evaluations": _thinned(evaluations),
             "checkpoints": [{"step": c.step, "sha256": _digest(c.path)} for c in complete(self.directory)],
             "metrics": list(numbers(self.last())),
+            "base": self.base(),
             "alarms": self.alarms(evaluations),
         }
         return self.summary() | dict(shown.plain(told))
+
+    def base(self) -> float | None:
+        """The mean reward of the first steps."""
+        rewards = [r["critic_rewards_mean"] for r in first_records(self.metrics, BEGINNING)]
+        known = [reward for reward in rewards if shown.finite(reward) is not None]
+        return sum(known) / len(known) if known else None
 
     def events(self) -> list[dict[str, Any]]:
         """All of the run's log, oldest first."""
@@ -116,8 +134,8 @@ class RunView:
         return [{name: one[name] for name in ("step", "mean", "low", "high", "n")} for one in found]
 
     def alarms(self, evaluations: list[dict[str, Any]]) -> list[dict[str, str]]:
-        """What seems wrong, in words; a run that has ended has a verdict instead."""
-        if self.end():
+        """What seems wrong while a run goes on, in words; one that has ended has a verdict instead."""
+        if self.end() or not self.alive():
             return []
         records = last_records(self.metrics, AT_LAST)
         before = [r for r in first_records(self.metrics, AT_FIRST) if records and r["step"] < records[0]["step"]]
@@ -135,7 +153,7 @@ class RunView:
         if groups is None:
             return None
         update, limit = self._shaping()
-        return {"step": step, "groups": [shown.group(one, update, limit) for one in groups]}
+        return {"step": step, "steps": self.steps, "groups": [shown.group(one, update, limit) for one in groups]}
 
     def pieces(self, step: int, place: int) -> list[list[dict[str, Any]]] | None:
         """The tokens of each completion of a group; None where there is none, or no tokenizer."""
@@ -146,21 +164,9 @@ class RunView:
         found = [tokens.pieces(model, completion) for completion in groups[place].completions]
         return None if None in found else list(shown.plain(found))
 
-    @property
-    def index(self) -> Index:
-        """Of the completions; made where it is missing."""
-        with self._lock:
-            if self._index is None:
-                config = self.directory / "config.json"
-                made = config.stat() if config.exists() else None  # a job that waits has none yet, and no completion
-                identity = f"{self.directory.resolve()} {made and (made.st_ino, made.st_mtime_ns)}"
-                name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-                self._index = Index(self.cache / f"{name}.sqlite", self.metrics, self._stamp, self._rows)
-            return self._index
-
     def completions_in(self, patience_s: float) -> tuple[int, int]:
         """Bring the index further. Returns of how many steps the completions are in, and how many steps there are."""
-        steps = self.steps
+        steps, self._shape = self.steps, self._shaping()
         return self.index.refresh(steps, patience_s), steps
 
     def _stamp(self, step: int) -> str | None:
@@ -170,22 +176,38 @@ class RunView:
             return None
         return f"{found.st_mtime_ns} {found.st_size}"
 
-    def _rows(self, step: int) -> list[tuple[Any, ...]] | None:
-        groups = self.groups(step)
-        if groups is None:
-            return None
-        update, limit = self._shaping()
-        return list(shown.rows(step, groups, update, limit))
+    def _rows(self, step: int) -> list[tuple[Any, ...]]:
+        update, limit = self._shape or self._shaping()
+        return list(shown.rows(step, self.groups(step) or (), update, limit))
 
     def _shaping(self) -> tuple[Update, int]:
-        """What the trainer makes advantages of."""
+        """What the trainer makes advantages of; a setting of another version is left out."""
         config = self.config()
-        return Update.model_validate(config.get("update", {})), config.get("rollout", {}).get("max_tokens", 0)
+        known = {name: value for name, value in config.get("update", {}).items() if name in Update.model_fields}
+        turns = (config.get("environment") or {}).get("max_turns", 1)
+        limit = config.get("rollout", {}).get("max_tokens", 0) * turns
+        try:
+            return Update.model_validate(known), limit
+        except ValidationError:
+            return Update(), limit
+
+
+def written(run: Path) -> dict[str, Any] | None:
+    """A run's config.json; None where there is none, or it is of something else."""
+    try:
+        found = json.loads((run / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("config"), dict) and isinstance(found.get("digest"), str)
+    return found if whole else None
 
 
 def _digest(checkpoint: Path) -> str | None:
-    """Of the adapter's weights, as the manifest has it."""
-    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    """Of the adapter's weights, as the manifest has it; None where it was removed just now."""
+    try:
+        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return None
     return next((str(digest) for name, digest in files.items() if name.endswith("adapter_model.safetensors")), None)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from grpo.console.gate import COOKIE, Gate
+from grpo.console.gate import Gate
 from grpo.console.pages import Pages
 from grpo.console.reads import Reads
 from grpo.console.replies import HEADERS
@@ -38,9 +38,10 @@ class Guard:
         """Why a request is not answered."""
         if not HOST.fullmatch(request.headers.get("host", "")):
             return refusal(403, "this server does not answer to that Host")
-        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        followed = request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed:
             return refusal(403, "web pages may not call this server")
-        if request.url.path.startswith(LOCKED) and not self.gate.accepts(request.cookies.get(COOKIE, "")):
+        if request.url.path.startswith(LOCKED) and not self.gate.accepts(request.cookies.get(self.gate.cookie, "")):
             return refusal(401, "not logged in")
         return None
 

@@ -41,6 +41,8 @@ def differences(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def rule(config: dict[str, Any]) -> dict[str, float | int | None]:
     """What the stop rule certifies, and the smallest gain that it could at best; None: none, or not known."""
+    if not config:
+        return {}
     try:
         convergence = Convergence.model_validate(config.get("convergence", {}))
     except ValidationError:  # of another version

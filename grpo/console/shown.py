@@ -32,11 +32,12 @@ def rows(step: int, groups: Seq[Group], update: Update, max_tokens: int) -> Iter
     """For the index, completion by completion."""
     for place, one in enumerate(groups):
         question = _words(one.prompt.messages[-1])[:QUESTION] if one.prompt.messages else ""
-        told = zip(one.completions, one.rewards, gains(one, update, max_tokens), strict=True)
-        for member, (c, r, gain) in enumerate(told):
+        each = zip(one.completions, one.rewards, gains(one, update, max_tokens), strict=True)
+        for member, (c, r, gain) in enumerate(each):
             where = (step, place, member, one.prompt.index)
             error = r.error or c.error
-            yield (*where, finite(r.value), finite(gain), c.sampled, c.finish_reason, error, question, c.text)
+            told = (finite(r.value), finite(gain), c.sampled, c.finish_reason)
+            yield (*where, *told, whole(error) if error else None, whole(question), whole(c.text))
 
 
 def gains(one: Group, update: Update, max_tokens: int) -> list[float | None]:
@@ -57,6 +58,11 @@ def shares(values: Seq[float], form: str) -> list[float]:
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     factor = {"std": 1 / (deviation + EPSILON), "none": 1.0, "leave_one_out": len(values) / (len(values) - 1)}[form]
     return [(value - mean) * factor for value in values]
+
+
+def whole(text: str) -> str:
+    """Without lone surrogates, which have no form in UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def plain(content: Any) -> Any:

@@ -1,9 +1,13 @@
 """Where runs come from: directories, for ``grpo ui``. The server has its own source. Touches: disk (read)."""
 
+import contextlib
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from grpo.console.run_view import RunView
+from grpo.console.index import sweep
+from grpo.console.run_view import RunView, written
 
 
 class Source(Protocol):
@@ -29,6 +33,7 @@ class Directories:
         """``cache``: where indices of completions may lie."""
         self.places, self.cache = [place.resolve() for place in places], cache
         self._views: dict[str, RunView] = {}
+        sweep(cache)
 
     def place(self) -> dict[str, Any]:
         """To look at, nothing else."""
@@ -36,14 +41,13 @@ class Directories:
 
     def runs(self) -> list[dict[str, Any]]:
         """Newest first."""
-        found = [(run_id, path, (path / "config.json").stat().st_mtime) for run_id, path in self._named().items()]
-        found.sort(key=lambda one: -one[2])
-        return [self._summary(run_id, path, int(at)) for run_id, path, at in found]
+        found = [self._summary(run_id, path) for run_id, path in self._named().items()]
+        return sorted(found, key=lambda run: -run["created_at"])
 
     def summary(self, run_id: str) -> dict[str, Any] | None:
         """Of one run."""
         path = self._named().get(run_id)
-        return self._summary(run_id, path, int((path / "config.json").stat().st_mtime)) if path else None
+        return self._summary(run_id, path) if path else None
 
     def run(self, run_id: str) -> RunView | None:
         """By the id that ``runs`` gave it."""
@@ -52,13 +56,22 @@ class Directories:
 
     def _named(self) -> dict[str, Path]:
         """By their names; those that share one are numbered."""
-        candidates = [path for place in self.places for path in (place, *sorted(place.iterdir()))]
-        found = [path for path in dict.fromkeys(candidates) if (path / "config.json").is_file()]
-        same = [[other for other in found if other.name == path.name] for path in found]
-        names = [p.name if len(s) == 1 else f"{p.name}-{s.index(p) + 1}" for p, s in zip(found, same, strict=True)]
-        return dict(zip(names, found, strict=True))
+        found: dict[str, Path] = {}
+        for path in dict.fromkeys(self._candidates()):
+            if written(path) is not None:
+                numbered = (f"{path.name}-{k}" for k in count(2))
+                found[path.name if path.name not in found else next(n for n in numbered if n not in found)] = path
+        return found
 
-    def _summary(self, run_id: str, path: Path, created_at: int) -> dict[str, Any]:
+    def _candidates(self) -> Iterator[Path]:
+        for place in self.places:
+            yield place
+            with contextlib.suppress(OSError):  # one that is gone, or somebody else's
+                yield from sorted(place.iterdir())
+
+    def _summary(self, run_id: str, path: Path) -> dict[str, Any]:
+        config = path / "config.json"
+        created_at = int(config.stat().st_mtime) if config.exists() else 0
         return self._view(path).summary() | {"id": run_id, "name": path.name, "created_at": created_at}
 
     def _view(self, path: Path) -> RunView:

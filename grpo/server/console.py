@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from grpo.console.gate import Gate
+from grpo.console.index import discard, path_of
 from grpo.console.replies import answer, posted
 from grpo.console.run_view import RunView
 from grpo.console.server import pages_alone
@@ -50,7 +51,7 @@ class JobRuns:
     """Every job's run directory, under the job's id."""
 
     def __init__(self, store: Store, data: DataDirectory) -> None:
-        self.store, self.data = store, data
+        self.store, self.data, self.cache = store, data, data.root / "console" / "runs"
         self._views: dict[str, RunView] = {}
 
     def place(self) -> dict[str, Any]:
@@ -72,6 +73,11 @@ class JobRuns:
         job = self.store.jobs.get(run_id)
         return self._view(job.id) if job else None
 
+    def forget(self, run_id: str) -> None:
+        """Of a job that was removed: what is kept of its completions."""
+        self._views.pop(run_id, None)
+        discard(path_of(self.cache, self.data.run(run_id)))
+
     def _summary(self, job: Job) -> dict[str, Any]:
         told = self._view(job.id).summary()
         verdict, error = job.verdict or {}, job.error or {}
@@ -88,14 +94,14 @@ class JobRuns:
         }
 
     def _view(self, job_id: str) -> RunView:
-        return self._views.setdefault(job_id, RunView(self.data.run(job_id), self.data.root / "console" / "runs"))
+        return self._views.setdefault(job_id, RunView(self.data.run(job_id), self.cache))
 
 
 class Deeds:
     """What the pages can do beside OpenAI's API, which they call for the rest."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, server: Server, runs: JobRuns) -> None:
+        self.server, self.runs = server, runs
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -110,6 +116,7 @@ class Deeds:
             job = await run_in_threadpool(remove, self.server, request.path_params["run"])
         except ApiError as error:
             raise HTTPException(error.status, str(error)) from None
+        await run_in_threadpool(self.runs.forget, job.id)
         return answer({"id": job.id, "deleted": True})
 
     async def attempt(self, request: Request) -> Response:
@@ -162,4 +169,5 @@ def described(tried: Tried) -> dict[str, Any]:
 
 def application(server: Server, gate: Gate) -> Starlette:
     """The pages; who may see them is the guard's business."""
-    return pages_alone(JobRuns(server.store, server.data), gate, Deeds(server).routes())
+    runs = JobRuns(server.store, server.data)
+    return pages_alone(runs, gate, Deeds(server, runs).routes())

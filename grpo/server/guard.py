@@ -11,12 +11,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.cookies import SimpleCookie
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from grpo.console.gate import COOKIE, Gate
+from grpo.console.gate import Gate
 from grpo.server import aws_auth, keys
 from grpo.server.aws_auth import BadSignature, Credentials, NotHere
 from grpo.server.errors import ApiError, Forbidden, NotImplementedHere, TooLarge, Unauthorized
@@ -68,7 +68,8 @@ class Gatekeeper:
             f"{'https' if self.settings.tls else 'http'}://{headers['host']}"  # the console's pages are of this server
         )
         others = [origin for origin in headers.getlist("origin") if origin != own]
-        self._check_origin(others, headers.get("sec-fetch-site"))
+        followed = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"  # a link, from wherever
+        self._check_origin(others, None if followed else headers.get("sec-fetch-site"))
         self._check_length(scope, headers)
         path = scope["path"]
         if path in OPEN or is_page(scope, headers) or (path.startswith(CONSOLE) and self._logged_in(headers)):
@@ -77,9 +78,8 @@ class Gatekeeper:
 
     def _logged_in(self, headers: Headers) -> bool:
         """Whether a browser brings the console's cookie, and brings it from a page of this server."""
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-        return own and morsel is not None and self.gate.accepts(morsel.value)
+        return own and self.gate.accepts(cookie_parser(headers.get("cookie", "")).get(self.gate.cookie, ""))
 
     def _check_host(self, hosts: list[str]) -> None:
         match = HOST.match(hosts[0]) if len(hosts) == 1 else None

@@ -24,8 +24,10 @@ def _forget(server: Server, job_id: str) -> Job:
     job = server.store.jobs.get(job_id)
     if job is None:
         raise NotFound(f"no job {job_id[:100]!r}")
-    if job.status not in TERMINAL or job.id in server.supervisor.workers:
-        raise Conflict(f"the job is {job.status}: cancel it first, and give it some seconds to end")
+    if job.status not in TERMINAL:
+        raise Conflict(f"the job is {job.status}: cancel it first")
+    if job.id in server.supervisor.workers:
+        raise Conflict("the job's training is just about to end: try again in some seconds")
     for deployment in server.store.deployments.all():
         if names.ends_with(deployment.model_arn) == names.short(job):
             raise Conflict(f"its model is deployed as {deployment.name}: delete the deployment first")

@@ -14,6 +14,9 @@ from grpo.sections import Reward as RewardSection
 from grpo.server.errors import Invalid
 from grpo.types import Completion, Prompt, Reward
 
+LONGEST_S = 180.0
+"""After which no sample is begun."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -52,8 +55,13 @@ def try_all(section: dict[str, Any], samples: Seq[tuple[str, dict[str, Any]]], l
         return Tried([], None, str(error))
     trials = []
     try:
+        began = time.monotonic()
         for prompt, completion in asked:
             started = time.monotonic()
+            if started - began > LONGEST_S:
+                late = Reward(value=None, error=f"not tried: the samples before it took {LONGEST_S:.0f} s")
+                trials.append(Trial(late, 0.0))
+                continue
             (group,) = function.score([(prompt, (completion,))])
             trials.append(Trial(group.rewards[0], time.monotonic() - started))
         return Tried(trials, function.sandbox)

@@ -7,8 +7,16 @@ export class Problem extends Error {
   }
 }
 
-export async function reach(path, options = {}) {
-  const answer = await fetch(`/console/${path}`, { credentials: "same-origin", ...options });
+let page = new AbortController();
+
+// A page is left: what it still waits for is nobody's business any more.
+export function turnedOver() {
+  page.abort();
+  page = new AbortController();
+}
+
+export async function reach(path, options = null) {
+  const answer = await fetch(`/console/${path}`, { credentials: "same-origin", ...(options ?? { signal: page.signal }) });
   if (!answer.ok) throw new Problem(answer.status, await reason(answer));
   return answer;
 }
@@ -17,7 +25,10 @@ export const ask = async (path, options) => (await reach(path, options)).json();
 export const asJson = (content, method = "POST") => ({ method, headers: { "content-type": "application/json" }, body: JSON.stringify(content) });
 export const login = (code) => ask("login", asJson({ code }));
 export const run = (id) => `api/runs/${encodeURIComponent(id)}`;
-export const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false)).toString();
+
+// Lists are repeated; what is empty is left out.
+export const query = (values) => new URLSearchParams(Object.entries(values).flatMap(([name, value]) => [value].flat().map((one) => [name, one]))
+  .filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false)).toString();
 
 async function reason(answer) {
   const text = await answer.text();
@@ -30,10 +41,19 @@ async function reason(answer) {
 }
 
 // Calls `told` with the run's summary whenever its steps or its status change. The browser goes on where it was cut off.
-export function follow(id, told) {
-  const events = new EventSource(`/console/${run(id)}/live`);
-  events.onmessage = (event) => told(JSON.parse(event.data));
-  return () => events.close();
+// A tab that nobody sees listens to nothing: a browser has six connections to a server.
+export function follow(id, told, lost) {
+  let events = null;
+  const listen = () => {
+    events?.close();
+    if (document.hidden) return;
+    events = new EventSource(`/console/${run(id)}/live`);
+    events.onmessage = (event) => told(JSON.parse(event.data));
+    events.onerror = () => { if (events.readyState === EventSource.CLOSED) lost(); };
+  };
+  document.addEventListener("visibilitychange", listen);
+  listen();
+  return () => { document.removeEventListener("visibilitychange", listen); events?.close(); };
 }
 
 // The parts of an answer that an engine streams.

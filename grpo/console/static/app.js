@@ -1,6 +1,6 @@
 // Which page: by what stands behind the # of the address.
 
-import { ask, login, Problem } from "./api.js";
+import { ask, login, Problem, turnedOver } from "./api.js";
 import { comparison } from "./compare.js";
 import { completions } from "./completions.js";
 import { crumbs, h, say, show } from "./dom.js";
@@ -16,17 +16,18 @@ const PAGES = [
   [/^#\/new$/, newJob],
   [/^#\/play$/, playground],
   [/^#\/grader$/, grader],
-  [/^#\/compare\/(.+)$/, comparison],
+  [/^#\/compare\?(?<query>.+)$/, comparison],
   [/^#\/run\/([^/]+)$/, oneRun],
-  [/^#\/run\/([^/]+)\/step\/(\d+)(?:\?(.*))?$/, oneStep],
+  [/^#\/run\/([^/]+)\/step\/(\d+)(?:\?(?<query>.*))?$/, oneStep],
   [/^#\/run\/([^/]+)\/prompt\/(\d+)$/, onePrompt],
-  [/^#\/run\/([^/]+)\/completions(?:\?(.*))?$/, completions],
+  [/^#\/run\/([^/]+)\/completions(?:\?(?<query>.*))?$/, completions],
 ];
 const SERVED = [["#/new", "New job"], ["#/play", "Playground"], ["#/grader", "Grader"]];
-let leave = null, place = null, turns = 0;
+let leave = null, turns = 0;
 
 async function open() {
   const turn = ++turns;
+  turnedOver();
   leave?.();
   leave = null;
   const code = location.hash.match(/^#login=(.+)$/);
@@ -34,13 +35,14 @@ async function open() {
     history.replaceState(null, "", location.pathname);
     await login(code[1]);
   }
-  place ??= await ask("api/place");
+  const place = await ask("api/place");
   const tools = (place.server ? SERVED : []).map(([target, text]) => h("a", { href: target, "aria-current": location.hash === target ? "page" : null }, text));
   document.getElementById("tools").replaceChildren(...tools);
   for (const [pattern, page] of PAGES) {
     const match = location.hash.match(pattern);
     if (!match) continue;
-    const left = (await page(place, ...match.slice(1).map((part) => (part === undefined ? "" : decodeURIComponent(part))))) ?? null;
+    const { query } = match.groups ?? {}, parts = match.slice(1).filter((part) => part !== undefined && part !== query).map(decodeURIComponent);
+    const left = (await page(place, ...parts, query ?? "")) ?? null;
     if (turn === turns) leave = left; else left?.();
     return;
   }
@@ -49,6 +51,7 @@ async function open() {
 }
 
 function failed(error) {
+  if (error.name === "AbortError") return; // of a page that was left
   if (error instanceof Problem && error.status === 401) {
     crumbs(["Log in", "#/"]);
     show(h("h1", {}, "Log in"), h("p", {}, "Open the link that the server printed when it started, or make a new one:"), h("pre", { class: "config" }, "grpo console"));

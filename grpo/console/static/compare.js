@@ -9,11 +9,11 @@ const DRAWN = [
   ["zero_variance_share", "Groups without signal, share"], ["tokens_per_second", "Tokens a second"],
 ];
 
-export async function comparison(_, ids) {
-  const { runs, differences } = await ask(`api/compare?${query({ runs: ids })}`);
+export async function comparison(_, given) {
+  const { runs, differences } = await ask(`api/compare?${given}`);
   crumbs(["Runs", "#/"], ["Compare", location.hash]);
-  const names = DRAWN.map(([name]) => name).join(",");
-  const series = await Promise.all(runs.map((run) => ask(`${at(run.id)}/series?${query({ names, points: 400 })}`)));
+  const name = DRAWN.map(([one]) => one);
+  const series = await Promise.all(runs.map((run) => ask(`${at(run.id)}/series?${query({ name, points: 400 })}`)));
   const key = (k) => h("i", { class: `swatch c${k}`, "aria-hidden": "true" });
   const places = DRAWN.map(([name, title]) => ({ name, title, place: h("div", { class: "plot" }) })).filter(({ name }) => series.some((one) => one.columns[name]));
   show(

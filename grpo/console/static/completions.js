@@ -21,7 +21,7 @@ export async function completions(_, id, given) {
   const count = h("p", { class: "quiet", role: "status" }), save = h("span", { class: "row" });
   const space = h("div", { class: "space" }), view = h("div", { class: "rows", tabindex: "0", role: "region", "aria-label": "Completions", onscroll: () => fill() }, space);
   show(h("div", { class: "row end" }, h("h1", {}, "Completions"), save), form, count, view);
-  let total = 0, pages = new Map(), left = false, timer = null, turn = 0;
+  let total = 0, pages = new Map(), left = false, timer = null, turn = 0, newest = null;
 
   const wanted = () => {
     const told = Object.fromEntries(new FormData(form));
@@ -31,17 +31,18 @@ export async function completions(_, id, given) {
   async function load(page) {
     const now = turn;
     pages.set(page, null);
-    const found = await ask(`${at(id)}/completions?${query({ ...wanted(), offset: page * PAGE, limit: PAGE })}`);
+    const found = await ask(`${at(id)}/completions?${query({ ...wanted(), upto: newest, offset: page * PAGE, limit: PAGE })}`).catch((error) => { pages.delete(page); throw error; });
     if (now !== turn || left) return;
     total = found.total;
+    newest = found.newest;
     pages.set(page, found.rows);
     space.style.height = `${Math.min(total * ROW, 15_000_000)}px`;
     count.textContent = `${total.toLocaleString("en")} completions${found.indexed < found.steps ? `; reading step ${found.indexed.toLocaleString("en")} of ${found.steps.toLocaleString("en")} …` : ""}`;
     fill();
-    if (found.indexed < found.steps && page === 0) timer = setTimeout(() => { pages = new Map(); load(0).catch(failed); }, 200);
+    if (found.indexed < found.steps && page === 0) timer = setTimeout(() => { pages = new Map(); newest = null; load(0).catch(failed); }, 200);
   }
 
-  const failed = (error) => { count.textContent = error.message; };
+  const failed = (error) => { if (error.name !== "AbortError") count.textContent = error.message; };
 
   // Rows that can be seen; beyond what a browser can scroll, a pixel stands for more than one of them.
   function fill() {
@@ -61,6 +62,7 @@ export async function completions(_, id, given) {
   function changed() {
     clearTimeout(timer);
     turn += 1;
+    newest = null;
     pages = new Map();
     view.scrollTop = 0;
     const told = query(Object.fromEntries(new FormData(form)));

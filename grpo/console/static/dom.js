@@ -8,12 +8,14 @@ export function h(name, attributes = {}, ...children) {
     else if (key === "share") element.style.setProperty("--share", `${value}%`);
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...there(children));
   return element;
 }
 
+const there = (children) => children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+
 export function show(...children) {
-  document.getElementById("main").replaceChildren(...children);
+  document.getElementById("main").replaceChildren(...there(children));
 }
 
 export function crumbs(...pairs) {
@@ -89,7 +91,7 @@ export async function attempt(button, action) {
   try {
     return await action();
   } catch (error) {
-    say(error.message);
+    if (error.name !== "AbortError") say(error.message);
     return null;
   } finally {
     button.disabled = false;

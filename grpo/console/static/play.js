@@ -31,7 +31,7 @@ export async function playground(place) {
     await Promise.all(sides.map((side) => side.answer(body, stop.signal)));
     send.disabled = false;
     halt.disabled = true;
-    say("Both have answered");
+    say(stop.signal.aborted ? "Stopped" : "Both are at their end");
   }
   return () => stop?.abort();
 }
@@ -41,7 +41,7 @@ function column(label, base, tuned, chosen) {
   const text = h("p", { class: "text answer", dir: "auto", "aria-live": "polite", tabindex: "0", role: "region", "aria-label": `${label} answer` }), told = h("span", { class: "quiet" });
   async function answer(body, signal) {
     const began = performance.now();
-    let parts = 0, first = null;
+    let parts = 0, first = null, ended = false;
     text.replaceChildren();
     told.textContent = "waiting …";
     const timer = setInterval(() => { if (first === null) told.textContent = `waiting ${Math.round((performance.now() - began) / 1000)} s …`; }, 1000);
@@ -49,8 +49,10 @@ function column(label, base, tuned, chosen) {
       for await (const part of streamed("v1/chat/completions", { ...body, model: model.value }, signal)) {
         const choice = part.choices?.[0];
         if (choice?.delta?.content) { first ??= performance.now(); parts += 1; text.append(choice.delta.content); }
+        ended ||= Boolean(choice?.finish_reason);
         if (choice?.finish_reason) told.textContent = `${parts} parts in ${((performance.now() - (first ?? began)) / 1000).toFixed(1)} s${choice.finish_reason === "length" ? ", cut at the limit" : ""}`;
       }
+      if (!ended) told.textContent = "the answer broke off";
     } catch (error) {
       told.textContent = signal.aborted ? "stopped" : error.message;
     } finally {

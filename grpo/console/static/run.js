@@ -14,7 +14,7 @@ const BAD = ["collapsed", "regressed", "no_signal", "failed"];
 const link = (id, rest = "") => `#/run/${encodeURIComponent(id)}${rest}`;
 
 export async function oneRun(place, id) {
-  let found = await ask(at(id)), base = null;
+  let found = await ask(at(id)), left = false;
   crumbs(["Runs", "#/"], [id, link(id)]);
   const parts = { facts: h("dl", { class: "facts" }), verdict: h("div"), deeds: h("div", { class: "row" }), alarms: h("div"), outlook: h("p", { class: "quiet" }), log: h("div"), checkpoints: h("div") };
   const main = h("div", { class: "plot" }), gain = h("div", { class: "plot" });
@@ -34,20 +34,19 @@ export async function oneRun(place, id) {
     h("h2", {}, "Configuration"), settings(found),
   );
   const go = (step) => { location.hash = link(id, `/step/${step}`); };
-  const known = () => ({ evaluations: found.evaluations, checkpoints: found.checkpoints.map((one) => one.step), restarts: found.restarts, base, forecast: forecast(found) });
+  const known = () => ({ evaluations: found.evaluations, checkpoints: found.checkpoints.map((one) => one.step), restarts: found.restarts, base: found.evaluations.find((one) => one.step === 0)?.mean ?? found.base, forecast: forecast(found) });
   const reward = curve(main, { height: 300, known, onstep: go, label: `Reward of ${found.name ?? id} by step` });
   const charts = places.map(({ place: chart, title }) => curve(chart, { height: 110, label: title, onstep: go }));
   const gains = found.rule.delta ? bound(gain, { levels: { delta: found.rule.delta, certifiable: found.rule.certifiable }, label: "Upper bound of the gain, by look" }) : null;
 
   async function draw() {
-    const wide = await ask(`${at(id)}/series?${query({ points: 800, names: "critic_rewards_mean,reward_half_width" })}`);
-    if (wide.step.length) {
-      base = found.evaluations.find((one) => one.step === 0)?.mean ?? average(wide.columns.critic_rewards_mean.mean.slice(0, 5));
-      reward.update(wide.step, banded(wide.columns));
-    }
+    const wide = await ask(`${at(id)}/series?${query({ points: 800, name: ["critic_rewards_mean", "reward_half_width"] })}`);
+    if (left) return;
+    if (wide.step.length) reward.update(wide.step, banded(wide.columns));
     const looks = found.looks.filter((look) => look.bound !== null && look.bound !== undefined);
     if (looks.length) gains?.update(looks);
-    const slim = await ask(`${at(id)}/series?${query({ points: 200, names: small.map(([name]) => name).join(",") })}`);
+    const slim = await ask(`${at(id)}/series?${query({ points: 200, name: small.map(([name]) => name) })}`);
+    if (left) return;
     charts.forEach((chart, k) => {
       const column = slim.columns[small[k][0]];
       if (!column || !slim.step.length) return;
@@ -65,7 +64,12 @@ export async function oneRun(place, id) {
   }
 
   async function again() {
+    const before = found;
     found = await ask(at(id));
+    if (found.digest !== before.digest || found.metrics.join() !== before.metrics.join()) {
+      dispatchEvent(new HashChangeEvent("hashchange")); // it has begun: the page has another form
+      return;
+    }
     words();
     await draw();
   }
@@ -75,9 +79,9 @@ export async function oneRun(place, id) {
   const stop = follow(id, (now) => {
     if (now.steps === found.steps && now.status === found.status) return;
     head(parts, { ...found, ...now });
-    again().catch((error) => say(error.message));
-  });
-  return () => { stop(); reward.destroy(); gains?.destroy(); charts.forEach((chart) => chart.destroy()); };
+    again().catch((error) => { if (error.name !== "AbortError") say(error.message); });
+  }, () => say("The server does not tell of this run any more: reload the page"));
+  return () => { left = true; stop(); reward.destroy(); gains?.destroy(); charts.forEach((chart) => chart.destroy()); };
 }
 
 function head(parts, now) {
@@ -139,7 +143,7 @@ function outlook(run) {
 function log(run) {
   const detail = (rest) => Object.entries(rest).map(([key, one]) => `${key.replaceAll("_", " ")} ${typeof one === "number" ? number(one) : value(one)}`).join(" · ");
   return table("Events", ["Time", "Event", "Details"], run.events.slice().reverse().map(({ time, event, ...rest }) =>
-    h("tr", {}, h("td", {}, new Date(time * 1000).toLocaleTimeString()), h("td", {}, event.replaceAll("_", " ")), h("td", { class: "wide small" }, detail(rest)))));
+    h("tr", {}, h("td", {}, new Date(time * 1000).toLocaleString()), h("td", {}, event.replaceAll("_", " ")), h("td", { class: "wide small" }, detail(rest)))));
 }
 
 function checkpoints(id, run) {
@@ -161,11 +165,6 @@ function banded(columns) {
   const single = mean.every((one, k) => low[k] === one && high[k] === one);
   if (!single) return { mean, low, high };
   return { mean, low: mean.map((one, k) => (one === null ? null : one - (half[k] ?? 0))), high: mean.map((one, k) => (one === null ? null : one + (half[k] ?? 0))) };
-}
-
-function average(values) {
-  const known = values.filter((one) => one !== null);
-  return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
 }
 
 function search(id) {

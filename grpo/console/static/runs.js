@@ -1,7 +1,7 @@
 // The table of runs.
 
-import { ask } from "./api.js";
-import { crumbs, duration, h, number, remaining, show, status } from "./dom.js";
+import { ask, query } from "./api.js";
+import { crumbs, duration, h, number, remaining, say, show, status } from "./dom.js";
 
 const COLUMNS = [
   ["name", "Run"], ["status", "Status"], ["reward", "Reward"], ["steps", "Steps"], ["left", "Left"], ["model", "Model"], ["created_at", "Started"],
@@ -13,23 +13,30 @@ export async function runs(place) {
   let found = await ask("api/runs"), order = ["created_at", -1];
   const chosen = new Set();
   const filter = h("input", { type: "search", placeholder: "Filter by name, status, model", "aria-label": "Filter runs", oninput: draw });
-  const compare = h("button", { disabled: true, onclick: () => { location.hash = `#/compare/${[...chosen].map(encodeURIComponent).join(",")}`; } }, "Compare");
-  const body = h("tbody"), head = h("tr"), count = h("span", { class: "quiet small" });
+  const compare = h("button", { disabled: true, onclick: () => { location.hash = `#/compare?${query({ run: [...chosen] })}`; } }, "Compare");
+  const body = h("tbody"), known = new Map(), count = h("span", { class: "quiet small" });
+  const heads = COLUMNS.map(([name, text]) => {
+    const arrow = h("span", { "aria-hidden": "true" });
+    const sort = h("button", { onclick: () => { order = [name, order[0] === name ? -order[1] : 1]; draw(); } }, text, arrow);
+    return [name, h("th", { scope: "col", class: NUMBERS.includes(name) ? "num" : null }, sort), arrow];
+  });
   show(
     h("div", { class: "row end" }, h("h1", {}, "Runs"), h("div", { class: "row" }, count, filter, compare, place.server && h("a", { class: "button", href: "#/new" }, "New job"))),
     h("p", { class: "quiet small" }, "Tick two to four runs to see them in one picture, with what differs in their configuration."),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, h("table", {}, h("thead", {}, head), body)),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("span", { class: "unseen" }, "Compare")), heads.map(([, cell]) => cell))), body)),
   );
 
   function draw() {
     const wanted = filter.value.toLowerCase();
     const rows = found.filter((run) => `${run.name} ${run.status} ${run.model}`.toLowerCase().includes(wanted)).map((run) => ({ ...run, left: remaining(run) }));
     rows.sort((a, b) => order[1] * sooner(a[order[0]], b[order[0]]));
-    head.replaceChildren(h("th", { scope: "col" }, h("span", { class: "unseen" }, "Compare")), ...COLUMNS.map(([name, text]) =>
-      h("th", { scope: "col", class: NUMBERS.includes(name) ? "num" : null, "aria-sort": order[0] === name ? (order[1] > 0 ? "ascending" : "descending") : null },
-        h("button", { onclick: () => { order = [name, order[0] === name ? -order[1] : 1]; draw(); } }, text, order[0] === name ? h("span", { "aria-hidden": "true" }, order[1] > 0 ? " ↑" : " ↓") : null))));
-    body.replaceChildren(...rows.map((run) => line(run, chosen, tick)));
-    if (!rows.length) body.append(h("tr", {}, h("td", { colspan: COLUMNS.length + 1, class: "quiet" }, found.length ? "No run matches." : "No run yet: start one, and it appears here.")));
+    for (const [name, cell, arrow] of heads) {
+      const mine = order[0] === name;
+      if (mine) cell.setAttribute("aria-sort", order[1] > 0 ? "ascending" : "descending"); else cell.removeAttribute("aria-sort");
+      arrow.textContent = mine ? (order[1] > 0 ? " ↑" : " ↓") : "";
+    }
+    lines(body, rows, known, (run) => line(run, chosen, tick));
+    if (!rows.length) body.replaceChildren(h("tr", {}, h("td", { colspan: COLUMNS.length + 1, class: "quiet" }, found.length ? "No run matches." : "No run yet: start one, and it appears here.")));
     count.textContent = `${rows.length} of ${found.length}`;
   }
 
@@ -40,11 +47,30 @@ export async function runs(place) {
 
   draw();
   const timer = setInterval(async () => {
-    if (document.activeElement?.closest("tbody")) return; // the row that somebody stands in is not taken away
-    found = await ask("api/runs").catch(() => found);
-    draw();
+    try {
+      found = await ask("api/runs");
+      draw();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      clearInterval(timer);
+      say(`${error.message}: the table is not renewed any more`);
+    }
   }, 2000);
   return () => clearInterval(timer);
+}
+
+// A row is made anew only where something in it is new, and none is moved while somebody stands in it.
+function lines(body, rows, known, make) {
+  const shown = rows.map((run) => {
+    const told = JSON.stringify(run), before = known.get(run.id);
+    if (before && (before.told === told || before.row.contains(document.activeElement))) return before.row;
+    const row = make(run);
+    known.set(run.id, { told, row });
+    return row;
+  });
+  const same = shown.length === body.children.length && shown.every((row, k) => row === body.children[k]);
+  if (same || (body.contains(document.activeElement) && shown.length === body.children.length)) return;
+  body.replaceChildren(...shown);
 }
 
 function sooner(a, b) {

@@ -26,7 +26,7 @@ export async function oneStep(_, id, text, given) {
   });
   show(
     h("div", { class: "row end" }, h("h1", {}, `Step ${step}`),
-      h("div", { class: "row" }, step > 1 && h("a", { href: link(id, `/step/${step - 1}`) }, "← before"), h("a", { href: link(id, `/step/${step + 1}`) }, "after →"))),
+      h("div", { class: "row" }, step > 1 && h("a", { href: link(id, `/step/${step - 1}`) }, "← before"), step < found.steps && h("a", { href: link(id, `/step/${step + 1}`) }, "after →"))),
     h("p", { class: "quiet" }, `${found.groups.length} prompts, ${all.length} scored completions. A bar shows the prompts that have such a reward.`),
     h("div", { class: "bars", role: "group", "aria-label": "Histogram of rewards" }, bars),
     h("div", { class: "axis" }, h("span", {}, number(least, 2)), h("span", {}, "reward"), h("span", {}, number(most, 2))),
@@ -92,7 +92,9 @@ function words(m) {
 
 // The answer's text again, token by token. An update moves a token by its advantage times the probability it lacked.
 async function coloured(id, step, place, group, articles, by) {
+  articles.forEach((article) => { article.dataset.by = by; });
   const found = by === "none" ? null : (await ask(`${at(id)}/steps/${step - 1}/tokens?${query({ place: String(place) })}`)).completions;
+  if (articles.length && articles[0].dataset.by !== by) return; // another was chosen meanwhile
   const most = Math.max(1e-9, ...group.completions.map((c) => Math.abs(c.advantage ?? 0)));
   articles.forEach((article, k) => {
     const text = article.querySelector(".answer"), c = group.completions[k];
