@@ -20,7 +20,7 @@ clients: setup  ## other openai clients, which the tests run
 	@$(VENV)/python scripts/clients.py
 
 test: system setup clients  ## the whole test suite
-	@$(VENV)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 
 test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks
 	@$(VENV)/python -m pytest -m slow
@@ -32,7 +32,7 @@ check: system setup clients  ## format, lint, types, tests
 	@$(VENV)/ruff format --check .
 	@$(VENV)/ruff check .
 	@$(VENV)/mypy
-	@$(VENV)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 
 bench-convergence: setup  ## the stop rule's errors and delay on 14 families of curves; about ten minutes
 	@$(VENV)/python benchmarks/convergence/run.py

@@ -53,7 +53,7 @@ def _is_shown_to_people(served: Served, job: str, file_id: str) -> None:
     """The same without --json, and what is refused."""
     assert served.cli("completions", job, "--step", "1").count("\n[") == 15
     assert "cancelled" in served.cli("jobs", "show", job)
-    assert "Job cancelled" in served.cli("jobs", "watch", job)
+    assert "cancelled: ended" in served.cli("jobs", "watch", job)
     assert "letters" in served.cli("lambda", "ls")
     assert file_id in {row["id"] for row in json.loads(served.cli("files", "ls", "--json"))}
     for words, message in (

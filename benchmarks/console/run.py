@@ -49,6 +49,7 @@ def make(directory: Path, steps: int) -> None:
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
     (directory / "rollouts").mkdir(parents=True)
+    (directory / "lock").write_text(f"{os.getpid()}\n")
     (directory / "config.json").write_text(json.dumps({"digest": "made", "config": CONFIG | {"run": {"steps": steps}}}))
     with (directory / "metrics.jsonl").open("w") as metrics, (directory / "events.jsonl").open("w") as events:
         for step in track(range(steps), "making the run", console=Console(stderr=True)):
@@ -159,8 +160,8 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "runs": ("/console/api/runs", {}),
     "one run": (RUN, {}),
-    "a curve": (f"{RUN}/series", {"names": "critic_rewards_mean,reward_half_width", "points": 800}),
-    "fourteen curves": (f"{RUN}/series", {"names": ",".join(f"metric_{k}" for k in range(14)), "points": 200}),
+    "a curve": (f"{RUN}/series", {"name": ["critic_rewards_mean", "reward_half_width"], "points": 800}),
+    "fourteen curves": (f"{RUN}/series", {"name": [f"metric_{k}" for k in range(14)], "points": 200}),
     "a step": (f"{RUN}/steps/77777", {}),
     "a prompt": (f"{RUN}/prompts/17", {}),
 }

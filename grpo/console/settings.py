@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from grpo.config import Config, is_table
-from grpo.outlook import smallest_gain
 from grpo.sections import Convergence
 
 HIDDEN = "(hidden)"
@@ -52,6 +51,8 @@ def rule(config: dict[str, Any]) -> dict[str, float | int | None]:
         "alpha": convergence.alpha,
         "horizon": convergence.horizon,
     }
+    from grpo.outlook import smallest_gain  # scipy takes a second to load
+
     try:
         gain = smallest_gain(Config.model_validate(config))
     except ValidationError:
