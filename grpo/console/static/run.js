@@ -17,7 +17,8 @@ export async function oneRun(place, id) {
   let found = await ask(at(id)), left = false;
   crumbs(["Runs", "#/"], [id, link(id)]);
   const parts = { facts: h("dl", { class: "facts" }), verdict: h("div"), deeds: h("div", { class: "row" }), alarms: h("div"), outlook: h("p", { class: "quiet" }), log: h("div"), checkpoints: h("div") };
-  const main = h("div", { class: "plot" }), gain = h("div", { class: "plot" });
+  const reading = h("p", { class: "quiet", role: "status" }, `Reading ${found.steps.toLocaleString("en")} steps …`);
+  const main = h("div", { class: "plot" }, found.steps > 0 && reading), gain = h("div", { class: "plot" });
   const small = SMALL.filter(([name]) => found.metrics.includes(name)).concat(found.metrics.filter((name) => name.startsWith("part:")).map((name) => [name, `Reward part ${name.slice(5)}`]));
   const places = small.map(([, title]) => ({ place: h("div", { class: "plot" }), value: h("b"), title }));
   show(
@@ -42,6 +43,7 @@ export async function oneRun(place, id) {
   async function draw() {
     const wide = await ask(`${at(id)}/series?${query({ points: 800, name: ["critic_rewards_mean", "reward_half_width"] })}`);
     if (left) return;
+    reading.remove();
     if (wide.step.length) reward.update(wide.step, banded(wide.columns));
     const looks = found.looks.filter((look) => look.bound !== null && look.bound !== undefined);
     if (looks.length) gains?.update(looks);
