@@ -181,3 +181,12 @@ def test_advantages_of_episodes_count_every_turns_tokens(tmp_path: Path) -> None
     assert step
     found = [c["advantage"] for c in step["groups"][0]["completions"]]
     assert found == pytest.approx([-0.5 / 0.5**0.5, 0.5 / 0.5**0.5], rel=1e-5)
+
+
+def test_the_base_models_level_is_the_first_steps(tmp_path: Path) -> None:
+    log = make(tmp_path / "run", 0, ended=False)
+    view = RunView(tmp_path / "run", tmp_path)
+    assert view.details()["base"] is None
+    log.metric(record(0, 0.25))
+    log.metric(record(1, 0.75))
+    assert view.details()["base"] == 0.25

@@ -16,7 +16,6 @@ from grpo.console import settings, shown, tokens
 from grpo.console.growing import Growing, first_records, last_records
 from grpo.console.index import Index
 from grpo.console.table import Table, numbers
-from grpo.health import BEGINNING
 from grpo.manifest import complete
 from grpo.points import of_record
 from grpo.runlog import parse_evaluation, read_rollouts
@@ -116,10 +115,9 @@ class RunView:
         return self.summary() | dict(shown.plain(told))
 
     def base(self) -> float | None:
-        """The mean reward of the first steps."""
-        rewards = [r["critic_rewards_mean"] for r in first_records(self.metrics, BEGINNING)]
-        known = [reward for reward in rewards if shown.finite(reward) is not None]
-        return sum(known) / len(known) if known else None
+        """The base model's mean reward: the first step is sampled before any update."""
+        first = first_records(self.metrics, 1)
+        return shown.finite(first[0]["critic_rewards_mean"]) if first else None
 
     def events(self) -> list[dict[str, Any]]:
         """All of the run's log, oldest first."""

@@ -32,7 +32,7 @@ def story(told: dict[str, Any], rewards: Seq[float], last: dict[str, Any], ends:
     parts: list[RenderableType] = [_head(told), _numbers(told, last)]
     parts += [Text(line, style="cyan") for line in curve(rewards, width - AXIS - 1, HEIGHT)]
     parts += [Text(text, style="dim") for text in [outlook(told)] if text]
-    parts += [Text(f"! {a['text']}. {a['advice']}.", style="yellow") for a in told.get("alarms", [])]
+    parts += [Text(f"! {a['text']}: {a['advice']}", style="yellow") for a in told.get("alarms", [])]
     for name, style in (("best", "green"), ("worst", "red")):
         if name in ends:
             parts.append(_completion(name, ends[name], style))

@@ -103,17 +103,18 @@ export function curve(place, { height = 150, known = () => ({}), onstep = null, 
     series: (data) => [{ stroke: "transparent" }, { stroke: "transparent" }, { stroke: colour("--accent"), width: 2, points: { show: data[0].length < 40, size: 5 } }],
     bands: [{ series: [2, 1], fill: colour("--band") }],
     y: (_, low, high) => padded(low, high, extra()),
-    x: (_, low, high) => [low, Math.max(high, known().forecast?.steps[1] ?? high, low + 1)],
+    x: (_, low, high) => [low, low + 1.01 * Math.max(1, Math.max(high, known().forecast?.steps[1] ?? high) - low)],
     draw: marks(known),
   });
   return { ...found, update: (steps, column) => found.update([steps.map((step) => step + 1), column.low, column.high, column.mean]) };
 }
 
 // The gain that the stop rule could still not rule out, look by look, against what it must be below.
-export function bound(place, { height = 120, levels, label }) {
+export function bound(place, { height = 120, levels, steps, label }) {
   const found = plotted(place, {
     height, label,
     series: (data) => [{ stroke: colour("--violet"), width: 2, points: { show: data[0].length < 60, size: 5 } }],
+    x: () => [1, Math.max(2, steps())],
     y: (_, low, high) => padded(Math.min(0, low ?? 0), Math.min(high ?? 1, 5 * levels.delta || 1), finite(Object.values(levels))),
     draw: (plot) => {
       plot.ctx.save();

@@ -79,10 +79,10 @@ function line(id, row, text) {
   const error = row.error ? h("span", { class: "tag bad" }, "not scored") : null;
   return h("div", { class: "completionrow", role: "listitem" },
     h("span", { class: "reward" }, number(row.reward, 2)),
-    h("span", { class: row.advantage > 0 ? "gain" : row.advantage < 0 ? "loss" : "quiet" }, row.advantage === null ? "–" : `${row.advantage > 0 ? "+" : ""}${number(row.advantage, 2)}`),
+    h("span", { class: `advantage ${row.advantage > 0 ? "gain" : row.advantage < 0 ? "loss" : "quiet"}` }, row.advantage === null ? "–" : `${row.advantage > 0 ? "+" : ""}${number(row.advantage, 2)}`),
     h("a", { href: link(id, `/step/${row.step + 1}?group=${row.place}`) }, `step ${row.step + 1}`),
     h("a", { href: link(id, `/prompt/${row.prompt}`) }, `prompt ${row.prompt}`),
-    h("span", { class: "quiet" }, `${row.tokens} tok${row.finish === "length" ? ", cut" : ""}`), error,
+    h("span", { class: "quiet length" }, `${row.tokens} tok${row.finish === "length" ? ", cut" : ""}`), error,
     h("p", { dir: "auto", title: row.error ?? "" }, marked(row.text.length > 600 ? around(row.text, text) : row.text, text)));
 }
 

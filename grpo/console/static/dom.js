@@ -60,6 +60,8 @@ export function status(name) {
   return h("span", { class: `status ${kind}` }, name.replaceAll("_", " "));
 }
 
+export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+
 export const ended = (run) => !KINDS.live.includes(run.status) && run.status !== "paused";
 
 // Seconds that a run takes at most from here.

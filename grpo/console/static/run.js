@@ -2,7 +2,7 @@
 
 import { ask, follow, query, run as at } from "./api.js";
 import { bound, curve } from "./charts.js";
-import { attempt, crumbs, duration, ended, h, number, remaining, say, show, status, table, value } from "./dom.js";
+import { attempt, crumbs, duration, ended, h, number, remaining, say, sentence, show, status, table, value } from "./dom.js";
 
 const SMALL = [
   ["response_length_mean", "Completion length, tokens"], ["truncated_share", "Cut at the limit, share"], ["zero_variance_share", "Groups without signal, share"],
@@ -24,7 +24,7 @@ export async function oneRun(place, id) {
   show(
     h("div", { class: "row end" }, h("h1", {}, found.name ?? id), search(id)),
     parts.deeds, parts.verdict, parts.alarms, parts.facts,
-    h("h2", {}, "Reward"), main, legend(),
+    h("h2", {}, "Reward"), main, legend(found),
     found.rule.delta && h("section", {}, h("h2", {}, `What the next ${found.rule.horizon} steps may still gain`), parts.outlook, gain, h("p", { class: "legend" },
       h("span", { class: "gainline" }, h("i"), "upper bound of the gain, look by look"), h("span", { class: "deltaline" }, h("i"), `delta: the run stops below ${number(found.rule.delta)}`),
       found.rule.certifiable && h("span", { class: "bestline" }, h("i"), `the least that this run can certify: ${number(found.rule.certifiable)}`))),
@@ -38,7 +38,7 @@ export async function oneRun(place, id) {
   const known = () => ({ evaluations: found.evaluations, checkpoints: found.checkpoints.map((one) => one.step), restarts: found.restarts, base: found.evaluations.find((one) => one.step === 0)?.mean ?? found.base, forecast: forecast(found) });
   const reward = curve(main, { height: 300, known, onstep: go, label: `Reward of ${found.name ?? id} by step` });
   const charts = places.map(({ place: chart, title }) => curve(chart, { height: 110, label: title, onstep: go }));
-  const gains = found.rule.delta ? bound(gain, { levels: { delta: found.rule.delta, certifiable: found.rule.certifiable }, label: "Upper bound of the gain, by look" }) : null;
+  const gains = found.rule.delta ? bound(gain, { levels: { delta: found.rule.delta, certifiable: found.rule.certifiable }, steps: () => found.steps, label: "Upper bound of the gain, by look" }) : null;
 
   async function draw() {
     const wide = await ask(`${at(id)}/series?${query({ points: 800, name: ["critic_rewards_mean", "reward_half_width"] })}`);
@@ -94,7 +94,7 @@ function head(parts, now) {
     ...(now.tuned ? [fact("Tuned model", now.tuned)] : []),
     fact("Restarts", String(now.restarts.length)), fact("Configuration", h("code", { title: now.digest ?? "" }, (now.digest ?? "–").slice(0, 12))));
   parts.verdict.replaceChildren(...(now.reason ? [h("p", { class: BAD.includes(now.status) ? "alarm" : "note" }, now.reason)] : []));
-  parts.alarms.replaceChildren(...now.alarms.map((one) => h("p", { class: "alarm", role: "alert" }, h("b", {}, `${one.text}. `), `${one.advice}.`)));
+  parts.alarms.replaceChildren(...now.alarms.map((one) => h("p", { class: "alarm", role: "alert" }, h("b", {}, `${sentence(one.text)} `), sentence(one.advice))));
 }
 
 function deeds(place, id, now, again) {
@@ -123,10 +123,10 @@ function removal(id) {
   return button;
 }
 
-function legend() {
+function legend(run) {
   const one = (name, text) => h("span", { class: name }, h("i"), text);
   return h("p", { class: "legend" }, one("line", "mean of a step's completions"), one("band", "95 % band, or the range of steps drawn as one"), one("held", "held-out prompts, 95 %"),
-    one("forecast", "forecast of the stop, 90 %"), one("base", "level at the beginning"), one("restart", "restart"), h("span", {}, "Ticks on the axis are checkpoints. Click a step to see its completions."));
+    forecast(run) && one("forecast", "forecast of the stop, 90 %"), one("base", "the base model, by the first step"), run.restarts.length > 0 && one("restart", "restart"), h("span", {}, "Ticks on the axis are checkpoints. Click a step to see its completions."));
 }
 
 function forecast(run) {
