@@ -20,7 +20,7 @@ from grpo.console.replies import answer
 from grpo.console.run_view import RunView
 from grpo.runlog import RunLog, read_rollouts
 
-WORDS = ("alpha", "Beta", "50%", "a_b", "back\\slash", "ünï", "#### 7", "'; DROP TABLE completions; --")
+WORDS = ("alpha", "Beta", "50%", "505", "a_b", "acb", "back\\slash", "ünï", "#### 7", "'; DROP TABLE completions; --")
 FILTERS = (
     Filter(),
     Filter(text="beta"),
