@@ -426,3 +426,25 @@ def test_the_pages_are_small() -> None:
     static = ROOT / "grpo" / "console" / "static"
     assert sum(path.stat().st_size for path in static.glob("*.js")) < 150_000
     assert "MIT" in (static / "uplot.LICENSE").read_text()
+
+
+def test_a_page_that_came_too_early_finds_its_form(browser: Browser, tmp_path: Path) -> None:
+    """A run that has not begun is opened; with its first step come its pictures. Evaluations move nothing."""
+    log = make(tmp_path / "runs" / "early", 0, ended=False)
+    ui = Ui(tmp_path / "runs", tmp_path / "home")
+    try:
+        page = browser.new_page()
+        page.goto(ui.link)
+        page.get_by_role("link", name="early").click()
+        expect(page.locator("dl.facts")).to_contain_text("0 / 100")
+        assert page.locator(".card").count() == 0
+        log.metric(record(0, 0.25))
+        expect(page.locator(".card")).to_have_count(4)
+        first = page.locator(".card").first.element_handle()
+        log.metric(record(1, 0.25, heldout_mean=0.5))
+        expect(page.locator("dl.facts")).to_contain_text("2 / 100")
+        page.wait_for_timeout(700)
+        assert first
+        assert first.is_visible(), "the page was not made anew"
+    finally:
+        ui.stop()

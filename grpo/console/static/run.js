@@ -19,7 +19,7 @@ export async function oneRun(place, id) {
   const parts = { facts: h("dl", { class: "facts" }), verdict: h("div"), deeds: h("div", { class: "row" }), alarms: h("div"), outlook: h("p", { class: "quiet" }), log: h("div"), checkpoints: h("div") };
   const reading = h("p", { class: "quiet", role: "status" }, `Reading ${found.steps.toLocaleString("en")} steps …`);
   const main = h("div", { class: "plot" }, found.steps > 0 && reading), gain = h("div", { class: "plot" });
-  const small = SMALL.filter(([name]) => found.metrics.includes(name)).concat(found.metrics.filter((name) => name.startsWith("part:")).map((name) => [name, `Reward part ${name.slice(5)}`]));
+  const small = drawn(found);
   const places = small.map(([, title]) => ({ place: h("div", { class: "plot" }), value: h("b"), title }));
   show(
     h("div", { class: "row end" }, h("h1", {}, found.name ?? id), search(id)),
@@ -68,7 +68,7 @@ export async function oneRun(place, id) {
   async function again() {
     const before = found;
     found = await ask(at(id));
-    if (found.digest !== before.digest || found.metrics.join() !== before.metrics.join()) {
+    if (found.digest !== before.digest || drawn(found).some(([name]) => !small.some(([shown]) => shown === name))) {
       dispatchEvent(new HashChangeEvent("hashchange")); // it has begun: the page has another form
       return;
     }
@@ -84,6 +84,11 @@ export async function oneRun(place, id) {
     again().catch((error) => { if (error.name !== "AbortError") say(error.message); });
   }, () => say("The server does not tell of this run any more: reload the page"));
   return () => { left = true; stop(); reward.destroy(); gains?.destroy(); charts.forEach((chart) => chart.destroy()); };
+}
+
+// What is drawn small, of what the newest step has.
+function drawn(run) {
+  return SMALL.filter(([name]) => run.metrics.includes(name)).concat(run.metrics.filter((name) => name.startsWith("part:")).map((name) => [name, `Reward part ${name.slice(5)}`]));
 }
 
 function head(parts, now) {
