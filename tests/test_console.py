@@ -143,7 +143,7 @@ def test_a_code_is_good_once_and_not_for_long(tmp_path: Path, monkeypatch: pytes
         "",
         ".",
         f"{int(until) + 1}.{signature}",
-        f"{until}.{signature[:-1]}0",
+        f"{until}.{signature[:-1]}{'01'[signature[-1] == '0']}",
         f"-1.{signature}",
         "9" * 20,
         "1.é",
@@ -222,6 +222,7 @@ def test_what_pages_ask_for(shown: Ui) -> None:
         ("/console/api/runs/one/completions?least=much", 400),
         ("/console/api/runs/one/export?form=xls", 400),
         ("/console/api/runs/one/steps/3/tokens?place=0", 404),
+        ("/console/api/runs/one/steps/3/tokens?place=99", 404),
         ("/console/api/runs/one/adapter", 404),
         ("/console/api/compare?run=one", 400),
         ("/console/api/compare?run=one&run=two", 404),
@@ -272,6 +273,14 @@ def test_steps_are_told_as_they_come(shown: Ui, tmp_path: Path) -> None:
         file.write(json.dumps(record(12, 0.5)) + "\n")
     told = first({"last-event-id": "12.converged"})
     assert (told["steps"], told["reward"]) == (13, 0.5)
+
+
+def test_a_run_that_goes_away_ends_its_stream(shown: Ui, tmp_path: Path) -> None:
+    with shown.client().stream("GET", "/console/api/runs/one/live") as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("id: 12.")
+        (tmp_path / "runs" / "one").rename(tmp_path / "elsewhere")
+        assert not [line for line in lines if line.startswith("id: 13")]
 
 
 def test_what_cannot_be_shown_is_said(tmp_path: Path) -> None:

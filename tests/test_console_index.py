@@ -15,7 +15,7 @@ import pytest
 from made_run import CONFIG, group, make, record
 
 from grpo.console import exports
-from grpo.console.index import ORDERS, Filter, discard, sweep
+from grpo.console.index import ORDERS, Filter, Index, discard, sweep
 from grpo.console.replies import answer
 from grpo.console.run_view import RunView
 from grpo.runlog import RunLog, read_rollouts
@@ -277,6 +277,51 @@ def test_many_readers_at_once(tmp_path: Path) -> None:
     assert problems == []
     view.completions_in(1.0)
     assert view.index.page(Filter(), "newest", 0, 1)[0] == 4 * 12 + 6 * 2
+
+
+def test_a_run_that_was_sampled_anew_is_taken_in_anew(tmp_path: Path) -> None:
+    """All of its last steps are others: then so may be those before them."""
+    log = drawn(tmp_path / "run", 70)
+    view = view_of(tmp_path / "run")
+    view.completions_in(10.0)
+    for step in range(70):
+        log.save_rollouts(step, [group(step, ["anew"], [1.0])])
+    assert view.completions_in(10.0) == (70, 70)
+    assert view.index.page(Filter(), "oldest", 0, 1)[1][0]["text"] == "anew"
+    assert view.index.newest() == 70
+
+
+def test_many_filters_are_not_all_kept(tmp_path: Path) -> None:
+    drawn(tmp_path / "run")
+    view = view_of(tmp_path / "run")
+    view.completions_in(10.0)
+    totals = [view.index.page(Filter(least=k / 20), "newest", 0, 1)[0] for k in range(20)]
+    assert [view.index.page(Filter(least=k / 20), "newest", 0, 1)[0] for k in range(20)] == totals
+
+
+def test_a_step_that_cannot_be_read_is_not_half_in(tmp_path: Path) -> None:
+    """What came before it in the same go is not in either, and is taken in when it can be."""
+
+    def read(step: int) -> list[tuple[Any, ...]]:
+        if step == 2 and not whole:
+            raise OSError("the disk")
+        return [(step, 0, 0, 0, 1.0, 0.0, 3, "stop", None, "?", "text")]
+
+    whole: list[bool] = []
+    index = Index(tmp_path / "cache", tmp_path / "run", str, read)
+    with pytest.raises(OSError, match="the disk"):
+        index.refresh(4, 10.0)
+    assert index.newest() == 0
+    whole.append(True)
+    assert index.refresh(4, 10.0) == 4
+
+
+def test_a_step_without_its_file_has_no_rows(tmp_path: Path) -> None:
+    log = drawn(tmp_path / "run", 3)
+    log.rollouts_path(1).unlink()
+    view = view_of(tmp_path / "run")
+    assert view.completions_in(10.0) == (3, 3)
+    assert {row["step"] for some in view.index.every(Filter()) for row in some} == {0, 2}
 
 
 def test_means_of_one_prompt_by_hand(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from made_run import CONFIG, make, record
 from grpo.config import load
 from grpo.console import settings
 from grpo.console.growing import LAST_BYTES, Growing, first_records, last_records
+from grpo.console.index import Filter
 from grpo.console.run_view import MOST_MARKS, RunView
 from grpo.console.sources import Directories
 from grpo.outlook import smallest_gain
@@ -190,3 +191,22 @@ def test_the_base_models_level_is_the_first_steps(tmp_path: Path) -> None:
     log.metric(record(0, 0.25))
     log.metric(record(1, 0.75))
     assert view.details()["base"] == 0.25
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    """A loss of another version, a checkpoint that is being removed, messages of parts and of nothing."""
+    log = make(tmp_path / "run", 0, ended=False, config=CONFIG | {"update": {"loss": "of the future"}})
+    told = (Completion(token_ids=(1,), logprobs=(-1.0,), text="x", finish_reason="stop"),)
+    contents: list[Any] = [[{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], None]
+    prompts = [
+        Prompt(index=k, messages=({"role": "user", "content": content},), token_ids=(1,))
+        for k, content in enumerate(contents)
+    ]
+    log.save_rollouts(0, [Group(prompt=p, completions=told, rewards=(Reward(value=1.0),)) for p in prompts])
+    log.metric(record(0, 1.0))
+    (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step_000001" / "manifest.json").write_text("{")
+    view = RunView(tmp_path / "run", tmp_path)
+    assert view.details()["checkpoints"] == [{"step": 1, "sha256": None}]
+    assert view.completions_in(1.0) == (1, 1)
+    assert [row["question"] for some in view.index.every(Filter()) for row in some] == ["one\ntwo", ""]

@@ -76,8 +76,8 @@ def test_a_pipe_gets_a_line_a_step(tmp_path: Path) -> None:
     log = make(tmp_path / "run", 2, ended=False)
 
     def go_on() -> None:
-        for step in (2, 3):
-            time.sleep(1.2)
+        for step, pause in ((2, 3.0), (3, 1.2)):
+            time.sleep(pause)
             log.save_rollouts(step, [])
             log.metric(record(step, 0.25 * step))
         log.event("end", verdict="plateau", reason="flat enough")
@@ -88,6 +88,7 @@ def test_a_pipe_gets_a_line_a_step(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     thread.join()
     assert done.returncode == 0, done.stderr
+    assert "\n." in done.stdout, "a dot while nothing happens"
     lines = [line.lstrip(".") for line in done.stdout.splitlines() if line.strip(".")]
     assert re.match(r"step 4/100  reward 0\.750  length 23", lines[-2]), lines
     assert lines[-1] == "plateau: flat enough"
@@ -95,7 +96,9 @@ def test_a_pipe_gets_a_line_a_step(tmp_path: Path) -> None:
 
 def test_a_terminal_gets_a_picture(tmp_path: Path) -> None:
     """A real pseudo-terminal; what is drawn again goes over what was there."""
-    make(tmp_path / "run", 12)
+    log = make(tmp_path / "run", 12, ended=False)
+    end = threading.Timer(4.0, lambda: log.event("end", verdict="plateau", reason="flat enough"))
+    end.start()
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "90", "LINES": "40"}
     words = [sys.executable, "-m", "grpo", "watch", str(tmp_path / "run")]
@@ -116,6 +119,8 @@ def test_a_terminal_gets_a_picture(tmp_path: Path) -> None:
     assert "12/100" in text
     assert "█" in text
     assert "best 1" in text
+    assert "s since then; Ctrl-C ends the watching, not the run" in text
+    assert "flat enough" in text
 
 
 def test_what_cannot_be_watched_is_said(tmp_path: Path) -> None:
