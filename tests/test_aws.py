@@ -278,6 +278,22 @@ def test_a_job_runs_to_its_end(served: Served, ready: str) -> None:
     assert code_of(over) == "ConflictException"
 
 
+def test_a_failure_names_the_callers_file(served: Served, ready: str) -> None:
+    """Not where its copy lies here."""
+    bedrock = client(served, "bedrock")
+    made = job("too-long", ready)
+    made["customizationConfig"]["rftConfig"]["hyperParameters"] = {"batchSize": 16, "maxPromptLength": 2}
+    bedrock.create_model_customization_job(**made)
+    deadline = time.monotonic() + 90
+    while (found := bedrock.get_model_customization_job(jobIdentifier="too-long"))["status"] == "InProgress":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert found["status"] == "Failed"
+    assert f"{made['trainingDataConfig']['s3Uri']}:1: messages: 7 tokens" in found["failureMessage"]
+    assert "more than data.max_prompt_tokens = 2" in found["failureMessage"]
+    assert str(served.data) not in found["failureMessage"]
+
+
 def test_hyperparameters_become_settings(served: Served, ready: str) -> None:
     """By hand: 32 rows in batches of 16 are 2 steps an epoch; the settings are those that the worker runs by."""
     bedrock = client(served, "bedrock")

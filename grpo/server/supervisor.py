@@ -188,9 +188,13 @@ class Supervisor:
         if code == 0:
             self._conclude(job)
         elif code == FAILS_AGAIN:
-            self._finish(job, FAILED, error={"code": "training_failed", "message": worker.message(), "param": None})
+            self._finish(job, FAILED, error={"code": "training_failed", "message": self._said(worker), "param": None})
         else:
-            self._again(job, code, worker.message())
+            self._again(job, code, self._said(worker))
+
+    def _said(self, worker: Worker) -> str:
+        """What a worker said at its end; files by their ids, not by where they lie."""
+        return worker.message().replace(f"{self.data.files}/", "")
 
     def _again(self, job: Job, code: int, message: str) -> None:
         """Start the training again, a little later each time; give up a crash that comes again without a step."""

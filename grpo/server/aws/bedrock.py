@@ -135,7 +135,10 @@ class Jobs:
         status = self.status(job)
         ended = {"endTime": when(job.finished_at)} if job.finished_at else {}
         made = {"outputModelArn": names.model_arn(job, region)} if job.fine_tuned_model else {}
-        failure = {"failureMessage": str(job.error["message"])[:2048]} if job.error else {}
+        message = str(job.error["message"]) if job.error else ""
+        if told:  # the names of files are the caller's
+            message = message.replace(job.training_file, asked["trainingDataConfig"]["s3Uri"])
+        failure = {"failureMessage": message[:2048]} if job.error else {}
         return {
             "jobArn": names.job_arn(job, region),
             "jobName": told.name if told else job.id,
