@@ -21,6 +21,8 @@ LATE = 50
 """Steps after which a curve should have left its beginning."""
 BAND = 2.0
 """Typical differences of two neighbouring steps, within which a curve does not visibly move."""
+BEFORE = 10
+"""Steps before an evaluation that say what the training reward was then."""
 LOST = 0.5
 """Of the rise: a fall by more than this share is a collapse under way."""
 
@@ -92,7 +94,10 @@ def _apart(points: Seq[Point], evaluations: Seq[Evaluation]) -> Alarm | None:
     if len(evaluations) < 2:
         return None
     best, last = max(evaluations[:-1], key=lambda e: e.mean), evaluations[-1]
-    before, now = recent([p for p in points if p.step < best.step], "reward"), recent(points, "reward")
+    before, now = (
+        recent([p for p in points if best.step - BEFORE <= p.step < best.step], "reward"),
+        recent(points, "reward"),
+    )
     if last.high >= best.mean or before is None or now is None or now <= before:
         return None
     return Alarm(

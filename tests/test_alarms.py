@@ -80,6 +80,8 @@ def test_training_and_held_out_go_apart() -> None:
     assert (alarm.name, "from 0.500 to 0.430" in alarm.text) == ("apart", True)
     assert names(rising(40), evaluation(10, 0.5), evaluation(30, 0.49)) == [], "within the interval"
     assert names(flat(40), evaluation(10, 0.5)) == []
+    gap = [p for p in rising(40) if p.step < 5 or p.step >= 30]
+    assert names(gap, evaluation(20, 0.5), evaluation(38, 0.43)) == [], "what the reward was then is not known"
 
 
 def test_what_a_stream_does_not_tell_is_no_alarm() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import shutil
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -15,7 +16,7 @@ import pytest
 from made_run import CONFIG, group, make, record
 
 from grpo.console import exports
-from grpo.console.index import ORDERS, Filter, Index, discard, sweep
+from grpo.console.index import ORDERS, REMEMBERED, Filter, Index, discard, sweep
 from grpo.console.replies import answer
 from grpo.console.run_view import RunView
 from grpo.runlog import RunLog, read_rollouts
@@ -167,7 +168,7 @@ def test_an_index_is_made_in_parts_and_kept(tmp_path: Path) -> None:
     )
     shutil.rmtree(tmp_path / "other")
     sweep(tmp_path / "cache")
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".sqlite"], (
+    assert [path.suffix for path in (tmp_path / "cache").glob("*.*")] == [".sqlite"], (
         "of runs that are gone there is none"
     )
 
@@ -184,6 +185,13 @@ def test_an_index_may_be_deleted_and_damaged_while_it_is_used(tmp_path: Path) ->
     view.index.path.write_bytes(b"damaged " * 1000)
     assert view.completions_in(10.0) == (12, 12)
     assert view.index.page(Filter(), "newest", 0, 1000) == whole
+    content = view.index.path.read_bytes()
+    page = content.index(b"#### 7") // 4096 * 4096  # of completions, which a refresh does not read
+    view.index.path.write_bytes(content[:page] + b"\xff" * 4096 + content[page + 4096 :])
+    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        list(view.index.every(Filter()))
+    assert view.completions_in(10.0) == (12, 12)
+    assert view.index.page(Filter(), "newest", 0, 1000) == whole, "it was made anew"
 
 
 def test_two_processes_use_one_index(tmp_path: Path) -> None:
@@ -297,6 +305,7 @@ def test_many_filters_are_not_all_kept(tmp_path: Path) -> None:
     view.completions_in(10.0)
     totals = [view.index.page(Filter(least=k / 20), "newest", 0, 1)[0] for k in range(20)]
     assert [view.index.page(Filter(least=k / 20), "newest", 0, 1)[0] for k in range(20)] == totals
+    assert len(view.index._found) == REMEMBERED
 
 
 def test_a_step_that_cannot_be_read_is_not_half_in(tmp_path: Path) -> None:
@@ -346,7 +355,8 @@ def test_exports_say_all_and_run_nothing() -> None:
     lines = [json.loads(line) for line in "".join(exports.jsonl(iter([told[:1], told[1:]]))).splitlines()]
     assert lines == [told[0] | {"step": 1}, told[1] | {"step": 10}]
     read = list(csv.DictReader(io.StringIO("".join(exports.as_csv(iter([told[:1], told[1:]]))))))
-    assert read == [
+    assert "".join(exports.as_csv(iter([]))).startswith("id,step,place,member,prompt,reward")
+    assert [{name: value for name, value in row.items() if value} for row in read] == [
         {"id": "1", "step": "1", "text": '\'=HYPERLINK("http://evil")', "reward": "-0.5"},
-        {"id": "2", "step": "10", "text": 'plain, "quoted"\nand long', "reward": ""},
+        {"id": "2", "step": "10", "text": 'plain, "quoted"\nand long'},
     ]

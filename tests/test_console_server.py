@@ -96,7 +96,7 @@ def test_a_job_from_the_form_to_its_end(browser: httpx.Client, served: Served) -
         assert browser.delete(f"/console/api/runs/{job['id']}").json() == {"id": job["id"], "deleted": True}
         assert browser.get(f"/console/api/runs/{job['id']}").status_code == 404
         assert not (served.data / "jobs" / job["id"]).exists()
-        assert list((served.data / "console" / "runs").iterdir()) == [], "nor an index of its completions"
+        assert list((served.data / "console" / "runs").glob("*.*")) == [], "nor an index of its completions"
         assert browser.delete(f"/console/api/runs/{job['id']}").status_code == 404
     assert [model.id for model in served.client().models.list() if model.owned_by != "local"] == []
 
@@ -120,7 +120,7 @@ def test_pause_resume_cancel_delete(browser: httpx.Client) -> None:
     assert job["id"] not in [run["id"] for run in browser.get("/console/api/runs").json()]
 
 
-def test_a_job_that_waited_leaves_nothing(browser: httpx.Client) -> None:
+def test_a_job_that_waited_leaves_nothing(browser: httpx.Client, served: Served) -> None:
     """It has no directory yet: its pages are there all the same, and it can be deleted."""
     first, second = (start(browser, method=method(n_epochs=50)) for _ in range(2))
     until(browser, first["id"], "running")
@@ -131,9 +131,12 @@ def test_a_job_that_waited_leaves_nothing(browser: httpx.Client) -> None:
     for job in (second, first):
         browser.post(f"/console/v1/fine_tuning/jobs/{job['id']}/cancel")
         deadline = time.monotonic() + 30
-        while browser.delete(f"/console/api/runs/{job['id']}").status_code == 409:
+        while (answer := browser.delete(f"/console/api/runs/{job['id']}")).status_code == 409:
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        assert answer.status_code == 200
+        assert browser.get(f"/console/api/runs/{job['id']}").status_code == 404
+        assert not (served.data / "jobs" / job["id"]).exists()
 
 
 def test_a_deployed_model_is_not_deleted(browser: httpx.Client, served: Served) -> None:

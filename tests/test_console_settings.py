@@ -1,6 +1,9 @@
 """A configuration beside its defaults and beside others, without what must not be shown; the ends of files."""
 
 import json
+import os
+import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ def demo() -> dict[str, Any]:
 
 
 def test_what_differs_from_the_defaults_is_what_the_file_says(demo: dict[str, Any]) -> None:
-    """The file's own keys, read as TOML: all of them and nothing else, but for those that say the default."""
+    """The file's own keys, read as TOML: nothing else differs, and of them only those that say the default do not."""
     found = {row["name"]: row for row in settings.against_defaults(demo)}
     assert found["update.learning_rate"] == {
         "name": "update.learning_rate",
@@ -33,6 +36,11 @@ def test_what_differs_from_the_defaults_is_what_the_file_says(demo: dict[str, An
         "default": 0.0001,
         "changed": True,
     }
+    text = tomllib.loads((ROOT / "configs" / "demo.toml").read_text())
+    said = {f"{section}.{name}": value for section, values in text.items() for name, value in values.items()}
+    changed = {name for name, row in found.items() if row["changed"]}
+    assert changed <= set(said)
+    assert all(found[name]["default"] == found[name]["value"] for name in set(said) - changed)
     assert not found["update.clip_high"]["changed"]
     assert not found["environment"]["changed"]
     assert found["run.dir"]["changed"], "it has no default"
@@ -163,6 +171,10 @@ def test_a_run_whose_process_is_gone_has_stopped(tmp_path: Path) -> None:
     view = RunView(tmp_path / "run", tmp_path)
     assert view.summary()["status"] == "running"
     (tmp_path / "run" / "lock").write_text("999999999\n")
+    assert view.summary()["status"] == "running", "something was written just now, perhaps from another machine"
+    hour_ago = time.time() - 3600
+    for name in ("lock", "rollouts", "events.jsonl"):
+        os.utime(tmp_path / "run" / name, (hour_ago, hour_ago))
     assert view.summary()["status"] == "stopped"
     assert view.alarms([]) == []
 

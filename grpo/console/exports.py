@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from grpo.console.index import COLUMNS
 from grpo.errors import CheckpointError
 from grpo.manifest import complete, verify
 
@@ -17,6 +18,7 @@ Rows = Iterator[list[dict[str, Any]]]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for one (owasp.org/www-community/attacks/CSV_Injection); such texts get a ' before them."""
 CHUNK = 1 << 20
+NAMES = COLUMNS.split(", ")
 
 
 def jsonl(rows: Rows) -> Iterator[str]:
@@ -27,11 +29,10 @@ def jsonl(rows: Rows) -> Iterator[str]:
 
 def as_csv(rows: Rows) -> Iterator[str]:
     """With a line of names. A text that a spreadsheet would run is marked."""
-    for number, some in enumerate(rows):
+    yield ",".join(NAMES) + "\r\n"
+    for some in rows:
         place = io.StringIO()
-        writer = csv.DictWriter(place, list(some[0]))
-        if number == 0:
-            writer.writeheader()
+        writer = csv.DictWriter(place, NAMES)
         writer.writerows({name: _inert(value) for name, value in {**r, "step": r["step"] + 1}.items()} for r in some)
         yield place.getvalue()
 

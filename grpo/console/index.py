@@ -4,16 +4,18 @@ A run's own files stay the truth: the index is made from them, step by step, and
 """
 
 import contextlib
+import fcntl
 import hashlib
 import secrets
 import sqlite3
 import threading
 import time
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ REMEMBERED, CHECKED, AT_ONCE = 8, 64, 1000
 QUESTION = 300
 """Characters of the prompt that are kept."""
 GENERATION, DIRECTORY = "generation", "directory"
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Read = Callable[[int], list[tuple[Any, ...]]]
 """The rows of a step: all columns but ``id``."""
@@ -83,33 +86,33 @@ class Index:
         """``stamp``: of a step's file, as it is; None where there is none."""
         self.path, self.run, self.stamp, self.read = path_of(cache, run), run, stamp, read
         self._lock = threading.Lock()
-        self._found: dict[tuple[str, Filter, str], tuple[int, Seq[int]]] = {}
+        self._found: dict[tuple[str, Filter, str], tuple[int, array[int]]] = {}
 
     def refresh(self, steps: int, patience_s: float) -> int:
         """Take in what is new of a run of so many steps, for about this long. Returns how many steps are in."""
         with self._lock:
             try:
                 return self._refresh(steps, patience_s)
-            except sqlite3.DatabaseError:  # damaged, or of who knows what: it is made anew
-                discard(self.path)
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode not in DAMAGED:
+                    raise
                 return self._refresh(steps, patience_s)
 
     def _refresh(self, steps: int, patience_s: float) -> int:
         until = time.monotonic() + patience_s
-        with closing(self._connect()) as connection:
-            with _writing(connection):
-                self._take_back(connection, steps)
-                done = _steps(connection)
-                while done < steps:
-                    self._add(connection, done)
-                    done += 1
-                    if time.monotonic() > until:
-                        break
-            return done
+        with self._open() as connection, _writing(connection):
+            self._take_back(connection, steps)
+            done = _steps(connection)
+            while done < steps:
+                self._add(connection, done)
+                done += 1
+                if time.monotonic() > until:
+                    break
+        return done
 
     def page(self, wanted: Filter, order: str, offset: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """How many there are, and those from ``offset`` on."""
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             connection.execute("BEGIN")
             ids = self._ids(connection, wanted, order)
             chosen = list(ids[offset : offset + limit])
@@ -120,13 +123,13 @@ class Index:
 
     def newest(self) -> int:
         """The greatest ``id``; 0 where there is none."""
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             return _newest(connection)
 
     def every(self, wanted: Filter) -> Iterator[list[dict[str, Any]]]:
         """All of them, oldest first, some at a time. Any thread may ask for the next ones."""
         condition, values = wanted.sql()
-        with closing(self._connect(check_same_thread=False)) as connection:
+        with self._open(check_same_thread=False) as connection:
             query = f"SELECT {COLUMNS} FROM completions WHERE {condition} ORDER BY id"
             found = connection.execute(query, values)
             while rows := found.fetchmany(AT_ONCE):
@@ -135,17 +138,39 @@ class Index:
     def means(self, prompt: int) -> list[tuple[int, float | None]]:
         """The mean reward of one prompt in each step that drew it; None where none of it could be scored."""
         query = "SELECT step, avg(reward) FROM completions WHERE prompt = ? GROUP BY step ORDER BY step"
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             return [(row[0], row[1]) for row in connection.execute(query, [prompt])]
 
-    def _connect(self, check_same_thread: bool = True) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def _open(self, check_same_thread: bool = True) -> Iterator[sqlite3.Connection]:
+        """A connection; a file that turns out to be damaged is removed, and made anew by the next refresh."""
+        connection = self._connect(check_same_thread)
+        try:
+            yield connection
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode in DAMAGED:
+                discard(self.path)
+            raise
+        finally:
+            connection.close()
+
+    def _connect(self, check_same_thread: bool) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=check_same_thread)
-        connection.row_factory = sqlite3.Row
-        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + SCHEMA)
-        if connection.execute("SELECT count(*) FROM told").fetchone()[0] == 0:
-            told = [(GENERATION, secrets.token_hex(8)), (DIRECTORY, str(self.run.resolve()))]
-            connection.executemany("INSERT OR IGNORE INTO told VALUES (?, ?)", told)
+        with _alone(self.path.parent):  # SQLite does not wait where two make one file
+            connection = sqlite3.connect(
+                self.path, timeout=30, isolation_level=None, check_same_thread=check_same_thread
+            )
+            connection.row_factory = sqlite3.Row
+            try:
+                connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + SCHEMA)
+                if connection.execute("SELECT count(*) FROM told").fetchone()[0] == 0:
+                    told = [(GENERATION, secrets.token_hex(8)), (DIRECTORY, str(self.run.resolve()))]
+                    connection.executemany("INSERT OR IGNORE INTO told VALUES (?, ?)", told)
+            except sqlite3.DatabaseError as error:
+                connection.close()
+                if error.sqlite_errorcode in DAMAGED:
+                    discard(self.path)
+                raise
         return connection
 
     def _take_back(self, connection: sqlite3.Connection, steps: int) -> None:
@@ -171,25 +196,29 @@ class Index:
     def _ids(self, connection: sqlite3.Connection, wanted: Filter, order: str) -> Seq[int]:
         """Of all rows that are wanted, in order; what was found before is kept, and only new rows are looked at."""
         newest = _newest(connection)
-        newest = newest if wanted.upto is None else min(newest, wanted.upto)
-        if wanted in (Filter(), Filter(upto=wanted.upto)) and order == "newest":
-            return range(newest, 0, -1)
+        upto = newest if wanted.upto is None else min(newest, wanted.upto)
+        everything = replace(wanted, upto=None)
+        if everything == Filter() and order == "newest":
+            return range(upto, 0, -1)
         (generation,) = connection.execute("SELECT value FROM told WHERE name = ?", [GENERATION]).fetchone()
-        upto, known = self._found.get((generation, wanted, order), (0, array("q")))
-        if upto == newest:
-            return known
-        if order not in ("newest", "oldest"):
-            upto, known = 0, array("q")
-        condition, values = wanted.sql()
-        query = f"SELECT id FROM completions WHERE id > ? AND {condition} ORDER BY {ORDERS[order]}"
-        new = array("q", (row[0] for row in connection.execute(query, [upto, *values])))
-        kept = array("q", known)
-        found = kept + new if order == "oldest" else new + kept
+        by_age = order in ("newest", "oldest")
+        key = (generation, everything if by_age else replace(wanted, upto=upto), order)
+        seen, known = self._found.get(key, (0, array("q")))
+        if (by_age and seen < newest) or not seen:
+            condition, values = key[1].sql()
+            query = f"SELECT id FROM completions WHERE id > ? AND {condition} ORDER BY {ORDERS[order]}"
+            new = array("q", (row[0] for row in connection.execute(query, [seen, *values])))
+            known = known + new if order == "oldest" else new + known
+            self._keep(key, newest, known)
+        if order == "newest":
+            return known[bisect_left(known, -upto, key=lambda one: -one) :]
+        return known[: bisect_right(known, upto)] if order == "oldest" else known
+
+    def _keep(self, key: tuple[str, Filter, str], newest: int, ids: "array[int]") -> None:
         with self._lock:
-            self._found[generation, wanted, order] = newest, found
+            self._found[key] = newest, ids
             while len(self._found) > REMEMBERED:
                 self._found.pop(next(iter(self._found)))
-        return found
 
 
 @contextlib.contextmanager
@@ -202,6 +231,14 @@ def _writing(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Among all threads and processes that use a directory of indices."""
+    with (cache / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _newest(connection: sqlite3.Connection) -> int:
@@ -231,7 +268,9 @@ def sweep(cache: Path) -> None:
         try:
             with closing(sqlite3.connect(path)) as connection:
                 row = connection.execute("SELECT value FROM told WHERE name = ?", [DIRECTORY]).fetchone()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode not in DAMAGED:
+                continue
             row = None
         if row is None or not Path(row[0]).exists():
             discard(path)

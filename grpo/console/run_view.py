@@ -6,6 +6,7 @@ a short one.
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from grpo.types import Group
 
 MOST_EVENTS, MOST_MARKS = 500, 400
 """Of the log, and of looks and evaluations: more are not drawn."""
-AT_FIRST, AT_LAST = 20, 500
-"""Steps that alarms are told by."""
+AT_FIRST, AT_LAST, LATELY = 20, 500, 50
+"""Steps that alarms are told by, and steps whose metrics are drawn."""
+MOVED_S = 300.0
+"""A run that wrote something within this time goes on, perhaps on another machine."""
 ENDED, LOOK, RESUME = "end", "look", "resume"
 
 
@@ -86,12 +89,13 @@ class RunView:
         return last[0] if last and last[0]["event"] == ENDED else None
 
     def alive(self) -> bool:
-        """Whether the process that trains here, or did last, is there: the lock has its number, on this machine."""
+        """Whether somebody trains here: the process whose number the lock has is there, or a file was just written."""
         try:
             owner = (self.directory / "lock").read_text().strip()
+            moved = max((self.directory / name).stat().st_mtime for name in ("lock", "rollouts", "events.jsonl"))
         except OSError:
             return False
-        return owner.isdigit() and Path(f"/proc/{owner}").exists()
+        return (owner.isdigit() and Path(f"/proc/{owner}").exists()) or time.time() - moved < MOVED_S
 
     def details(self) -> dict[str, Any]:
         """All but the curves and the completions."""
@@ -108,7 +112,7 @@ class RunView:
             "restarts": [event["step"] for event in log if event["event"] == RESUME],
             "evaluations": _thinned(evaluations),
             "checkpoints": [{"step": c.step, "sha256": _digest(c.path)} for c in complete(self.directory)],
-            "metrics": list(numbers(self.last())),
+            "metrics": list(dict.fromkeys(name for r in last_records(self.metrics, LATELY) for name in numbers(r))),
             "base": self.base(),
             "alarms": self.alarms(evaluations),
         }

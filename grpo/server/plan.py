@@ -89,8 +89,7 @@ def settings(request: Request, run: Path) -> dict[str, Any]:
     content["run"].setdefault("keep_every", content["evaluate"]["every"])
     found = _validated(content)
     if device() == "cpu" and "tokens_per_microbatch" not in content["update"]:
-        longest = found.data.max_prompt_tokens + found.longest_completion
-        update = found.update.model_copy(update={"tokens_per_microbatch": max(CPU_MICROBATCH, longest)})
+        update = found.update.model_copy(update={"tokens_per_microbatch": CPU_MICROBATCH})
         found = found.model_copy(update={"update": update})
     return found.model_dump(mode="json")
 

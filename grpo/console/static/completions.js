@@ -3,7 +3,7 @@
 import { ask, query, run as at } from "./api.js";
 import { crumbs, field, h, number, options, show } from "./dom.js";
 
-const ROW = 46, PAGE = 60;
+const ROW = 46, PAGE = 60, TALLEST = 15_000_000;
 const ORDERS = [["newest", "Newest first"], ["oldest", "Oldest first"], ["best", "Best first"], ["worst", "Worst first"]];
 const link = (id, rest = "") => `#/run/${encodeURIComponent(id)}${rest}`;
 
@@ -36,17 +36,19 @@ export async function completions(_, id, given) {
     total = found.total;
     newest = found.newest;
     pages.set(page, found.rows);
-    space.style.height = `${Math.min(total * ROW, 15_000_000)}px`;
+    space.style.height = `${Math.min(total * ROW, TALLEST)}px`;
     count.textContent = `${total.toLocaleString("en")} completions${found.indexed < found.steps ? `; reading step ${found.indexed.toLocaleString("en")} of ${found.steps.toLocaleString("en")} …` : ""}`;
     fill();
-    if (found.indexed < found.steps && page === 0) timer = setTimeout(() => { pages = new Map(); newest = null; load(0).catch(failed); }, 200);
+    if (found.indexed < found.steps && page === 0) timer = setTimeout(() => { turn += 1; pages = new Map(); newest = null; load(0).catch(failed); }, 200);
   }
 
   const failed = (error) => { if (error.name !== "AbortError") count.textContent = error.message; };
 
   // Rows that can be seen; beyond what a browser can scroll, a pixel stands for more than one of them.
   function fill() {
-    const scale = Math.max(1, (total * ROW) / 15_000_000), top = Math.floor((view.scrollTop * scale) / ROW), shown = Math.ceil(view.clientHeight / ROW) + 1;
+    const most = view.scrollHeight - view.clientHeight, seen = view.clientHeight / ROW;
+    const first = total * ROW <= TALLEST || most <= 0 ? view.scrollTop / ROW : (view.scrollTop / most) * (total - seen);
+    const top = Math.floor(first), shown = Math.ceil(seen) + 1;
     const rows = [];
     for (let k = top; k < Math.min(total, top + shown); k++) {
       const page = Math.floor(k / PAGE);
@@ -55,7 +57,7 @@ export async function completions(_, id, given) {
       rows.push(row ? line(id, row, wanted().text) : h("div", { class: "completionrow quiet" }, "…"));
     }
     const list = h("div", { class: "window", role: "list" }, rows);
-    list.style.transform = `translateY(${view.scrollTop - ((view.scrollTop * scale) % ROW)}px)`;
+    list.style.transform = `translateY(${view.scrollTop - (first - top) * ROW}px)`;
     space.replaceChildren(list);
   }
 

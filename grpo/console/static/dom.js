@@ -60,6 +60,16 @@ export function status(name) {
   return h("span", { class: `status ${kind}` }, name.replaceAll("_", " "));
 }
 
+// Children are made anew only where what they are made of is: a button keeps its focus, an alarm is said once.
+const told = new WeakMap();
+
+export function renew(place, of, make) {
+  const now = JSON.stringify(of);
+  if (told.get(place) === now) return;
+  told.set(place, now);
+  place.replaceChildren(...there([make()]));
+}
+
 export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 export const ended = (run) => !KINDS.live.includes(run.status) && run.status !== "paused";

@@ -2,7 +2,7 @@
 
 import { ask, follow, query, run as at } from "./api.js";
 import { bound, curve } from "./charts.js";
-import { attempt, crumbs, duration, ended, h, number, remaining, say, sentence, show, status, table, value } from "./dom.js";
+import { attempt, crumbs, duration, ended, h, number, remaining, renew, say, sentence, show, status, table, value } from "./dom.js";
 
 const SMALL = [
   ["response_length_mean", "Completion length, tokens"], ["truncated_share", "Cut at the limit, share"], ["zero_variance_share", "Groups without signal, share"],
@@ -59,9 +59,9 @@ export async function oneRun(place, id) {
 
   function words() {
     head(parts, found);
-    parts.deeds.replaceChildren(...deeds(place, id, found, again));
-    parts.log.replaceChildren(log(found));
-    parts.checkpoints.replaceChildren(checkpoints(id, found));
+    renew(parts.deeds, [found.job, found.tuned, found.steps > 0, found.checkpoints.length > 0], () => deeds(place, id, found, again));
+    renew(parts.log, found.events, () => log(found));
+    renew(parts.checkpoints, found.checkpoints, () => checkpoints(id, found));
     parts.outlook.textContent = outlook(found);
   }
 
@@ -98,8 +98,8 @@ function head(parts, now) {
     fact("Time a step", duration(now.seconds_per_step)), fact("Left at most", duration(remaining(now))), fact("Model", now.model || "–"),
     ...(now.tuned ? [fact("Tuned model", now.tuned)] : []),
     fact("Restarts", String(now.restarts.length)), fact("Configuration", h("code", { title: now.digest ?? "" }, (now.digest ?? "–").slice(0, 12))));
-  parts.verdict.replaceChildren(...(now.reason ? [h("p", { class: BAD.includes(now.status) ? "alarm" : "note" }, now.reason)] : []));
-  parts.alarms.replaceChildren(...now.alarms.map((one) => h("p", { class: "alarm", role: "alert" }, h("b", {}, `${sentence(one.text)} `), sentence(one.advice))));
+  renew(parts.verdict, [now.reason, now.status], () => (now.reason ? h("p", { class: BAD.includes(now.status) ? "alarm" : "note" }, now.reason) : null));
+  renew(parts.alarms, now.alarms, () => now.alarms.map((one) => h("p", { class: "alarm", role: "alert" }, h("b", {}, `${sentence(one.text)} `), sentence(one.advice))));
 }
 
 function deeds(place, id, now, again) {

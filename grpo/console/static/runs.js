@@ -68,9 +68,15 @@ function lines(body, rows, known, make) {
     known.set(run.id, { told, row });
     return row;
   });
-  const same = shown.length === body.children.length && shown.every((row, k) => row === body.children[k]);
-  if (same || (body.contains(document.activeElement) && shown.length === body.children.length)) return;
-  body.replaceChildren(...shown);
+  shown.forEach((row, k) => {
+    const there = body.children[k];
+    if (row === there) return;
+    if (!there) body.append(row);
+    else if (there.contains(document.activeElement)) body.insertBefore(row, there);
+    else if (shown.includes(there)) body.insertBefore(row, there);
+    else there.replaceWith(row);
+  });
+  while (body.children.length > shown.length) body.lastChild.remove();
 }
 
 function sooner(a, b) {

@@ -53,7 +53,7 @@ export async function oneStep(_, id, text, given) {
   function open(group) {
     const answer = group.reference_answer;
     const completions = group.completions.map(completion), place = found.groups.indexOf(group);
-    const shade = h("select", { onchange: () => coloured(id, step, place, group, completions, shade.value).catch((error) => { shade.value = "none"; say(error.message); }) }, options(SHADES));
+    const shade = h("select", { onchange: () => coloured(id, step, place, group, completions, shade.value).catch((error) => { shade.value = "none"; if (error.name !== "AbortError") say(error.message); }) }, options(SHADES));
     detail.replaceChildren(
       h("h2", {}, "One group ", h("a", { class: "small", href: link(id, `/prompt/${group.prompt.index}`) }, "this prompt across steps")),
       ...group.prompt.messages.map(message),
@@ -120,7 +120,7 @@ export async function onePrompt(_, id, text) {
     const known = means.filter((one) => one.reward !== null), values = known.map((one) => one.reward);
     said.textContent = `Drawn in ${means.length} steps; the mean reward of its completions in each.${indexed < steps ? ` Reading step ${indexed} of ${steps} …` : ""}`;
     if (known.length) chart.update(known.map((one) => one.step), { mean: values, low: values, high: values });
-    if (indexed < steps) setTimeout(() => draw().catch((error) => say(error.message)), 200);
+    if (indexed < steps) setTimeout(() => left || draw().catch((error) => error.name !== "AbortError" && say(error.message)), 200);
   }
   await draw();
   return () => { left = true; chart.destroy(); };
