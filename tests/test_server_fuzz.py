@@ -18,6 +18,8 @@ from schemathesis.config._checks import NegativeDataRejectionConfig
 from servers import KEY, Served
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
+EXPLORES = "FUZZ_EXAMPLES" in os.environ
+"""New requests with every run; else the same ones each time."""
 LEAK = re.compile(
     rb"Traceback|File \"/|/tmp/|/root/|/home/|"
     + re.escape(str(Path.cwd()).encode())
@@ -53,7 +55,9 @@ def test_a_wrong_body_that_is_also_too_large_is_refused(description) -> None:
     wrong = []
     operation = description["/v1/fine_tuning/alpha/graders/run"]["POST"]
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=20, derandomize=not EXPLORES, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
     @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     def collect(case: schemathesis.Case) -> None:
         if isinstance(case.body, dict):
@@ -89,7 +93,13 @@ def fuzz(operation, mode: schemathesis.GenerationMode) -> int:
     """Requests sent to one operation; raises for the first answer that is wrong."""
     seen = 0
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=not EXPLORES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: schemathesis.Case) -> None:
         nonlocal seen
@@ -109,6 +119,7 @@ def test_sequences_of_operations(description, served: Served) -> None:
     """Stateful: what one operation made is used, deleted, and used again by others."""
     machine = description.as_state_machine()
     machine.TestCase.settings = settings(
+        derandomize=not EXPLORES,
         max_examples=max(3, EXAMPLES // 4),
         stateful_step_count=8,
         deadline=None,
