@@ -28,6 +28,13 @@ from grpo.testing import Endpoint, serving
 EXAMPLES = int(os.environ.get("AWS_FUZZ_EXAMPLES", "6"))
 EXPLORES = "AWS_FUZZ_EXAMPLES" in os.environ
 """New inputs with every run; else the same ones each time, so that what passed here passes elsewhere."""
+DRAWN: dict[str, Any] = {
+    "max_examples": EXAMPLES,
+    "derandomize": not EXPLORES,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
 UNSENDABLE = (
     *(ValueError, TypeError, KeyError, AttributeError),
     *(httpx.InvalidURL, httpx.LocalProtocolError, h11.LocalProtocolError),
@@ -106,13 +113,7 @@ def test_inputs_of_the_models_kind(endpoint: Endpoint, service: str, operation: 
     seen: list[int] = []
     serializer = create_serializer(model.resolved_protocol, include_validation=False)
 
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=not EXPLORES,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(**DRAWN)
     @given(drawn(found.input_shape) if found.input_shape else st.just({}))
     def run(asked: dict[str, Any]) -> None:
         try:
@@ -142,13 +143,7 @@ def test_bodies_of_any_kind(endpoint: Endpoint, service: str, operation: str) ->
     if service == "logs":
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": f"Logs_20140328.{operation}"}
 
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=not EXPLORES,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(**DRAWN)
     @given(some)
     def run(body: Any) -> None:
         content = json.dumps(body).encode()

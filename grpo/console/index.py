@@ -225,12 +225,8 @@ class Index:
 def _writing(connection: sqlite3.Connection) -> Iterator[None]:
     """One transaction, begun as a writer: what is read in it is still so when something is written."""
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:  # commits, or takes back
         yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 @contextlib.contextmanager
