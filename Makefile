@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch bench-console gpu-proof dark-lines parity notebooks format clean
+.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch bench-console bench-peers bench-cpu gpu-proof dark-lines parity notebooks format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -50,6 +50,15 @@ bench-microbatch: setup  ## a micro-batch's pass: attention by rows and blocks, 
 
 bench-console: system setup  ## the console with a million completions, in Chromium; about ten minutes
 	@$(VENV)/python benchmarks/console/run.py
+
+bench-peers: setup clients  ## the demo's task here and in TRL, three seeds; about an hour and a half
+	@$(VENV)/python -m benchmarks.peers.learning run
+	@$(VENV)/python -m benchmarks.peers.learning summary
+
+bench-cpu: setup  ## the protocols that need no GPU, and the ablation; about two hours; what is finished is not repeated
+	@$(VENV)/grpo bench bedrock cpu-arithmetic
+	@$(VENV)/grpo bench bedrock cpu-words
+	@$(VENV)/grpo bench bedrock cpu-ablation
 
 N ?= 20
 SAMPLER ?= transformers

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from grpo import cli_console, cli_data, cli_engine, cli_plan, engine, offline
+from grpo import cli_bench, cli_console, cli_data, cli_engine, cli_plan, engine, offline
 from grpo import doctor as diagnosis
 from grpo.config import Config
 from grpo.config import explain as explain_field
 from grpo.config import load as load_config
 from grpo.errors import INTERRUPTED, ConfigError, GrpoError, explain
+from grpo.headstart import head_start
 from grpo.sections import Convergence
 from grpo.server import cli as server
 from grpo.server import cli_cloud, cli_jobs
@@ -41,6 +42,7 @@ app.command()(cli_cloud.conformance)
 app.command()(cli_jobs.events)
 app.command()(cli_jobs.completions)
 app.add_typer(cli_data.grader, name="grader")
+app.add_typer(cli_bench.bench, name="bench")
 cli_jobs.jobs.command("watch")(cli_console.watch)
 app.add_typer(cli_jobs.jobs, name="jobs")
 app.add_typer(server.files, name="files")
@@ -56,11 +58,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train, or go on with a run that was interrupted: the same command does both."""
     settings = load_config(config, overrides)
-    from grpo import loop
-    from grpo.display import Display
-
     try:
-        loop.run(settings, Display())
+        with head_start(settings) as early:
+            from grpo import loop
+            from grpo.display import Display
+
+            loop.run(settings, Display(), early)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         raise typer.Exit(130) from None

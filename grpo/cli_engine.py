@@ -8,6 +8,7 @@ import typer
 
 from grpo.config import load
 from grpo.engine import command, environment, installed
+from grpo.engine_choice import compute_dtype, engine_options, sync_strategy
 from grpo.errors import SetupError
 
 
@@ -22,12 +23,10 @@ def engine(
         raise SetupError("vLLM is not installed. `grpo doctor` says how to install it")
     import torch
 
-    from grpo.samplers import compute_dtype
     from grpo.shapes import adapted_names
-    from grpo.vllm_sampler import engine_options, sync_strategy
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(settings, device)
+    dtype = compute_dtype(settings, device.type)
     strategy = sync_strategy(settings, dtype, device.type)
     targets = adapted_names(settings.model.path, settings.lora)
     options = engine_options(settings, dtype, device.type, strategy, targets)

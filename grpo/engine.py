@@ -147,7 +147,7 @@ def scratch_directory(needed: int) -> Path:
 
 
 class Engine(Connection):
-    """One engine process. ``start`` before use, ``stop`` after; both may be called again."""
+    """One engine process. ``start``, or ``launch`` and ``wait``, before use, ``stop`` after; all may be repeated."""
 
     def __init__(self, options: EngineOptions, scratch: Path, log: Path, timeout_s: float) -> None:
         self.options = options
@@ -158,7 +158,12 @@ class Engine(Connection):
         self._host: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Launch and wait until healthy. Raises EngineError with the end of the log when it does not come up."""
+        """Launch and wait until healthy. Raises EngineError as ``wait`` does."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the process and return at once."""
         host = Path(process_host.__file__)
         words = [
             sys.executable,
@@ -176,9 +181,12 @@ class Engine(Connection):
                 env=environment(self.options),
                 start_new_session=True,  # a signal to our whole group must not take it before it has cleaned up
             )
+
+    def wait(self) -> None:
+        """Until it is healthy. Raises EngineError with the end of the log when it does not come up."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.healthy():
-            if self._host.poll() is not None or time.monotonic() > deadline:
+            if not self.alive or time.monotonic() > deadline:
                 self.stop()
                 raise EngineError(f"the rollout engine did not start. The end of {self.log}:\n{tail(self.log)}")
             time.sleep(POLL_S)

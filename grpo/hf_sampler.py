@@ -25,6 +25,9 @@ class TransformersSampler:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
+    def ready(self) -> None:
+        """It is."""
+
     def sync(self, version: str) -> Delivery:
         """Nothing to do: the weights are the trainer's."""
         started = time.monotonic()

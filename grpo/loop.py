@@ -23,10 +23,12 @@ from grpo.config import Config
 from grpo.convergence import Verdict, judge
 from grpo.display import Display
 from grpo.drawing import Candidate, next_candidates
+from grpo.engine_choice import takes_turns
 from grpo.errors import CheckpointError
 from grpo.evaluate import evaluate
 from grpo.groups import groups_of
-from grpo.memory import peak_gib
+from grpo.headstart import HeadStart
+from grpo.memory import device_name, peak_gib
 from grpo.metrics import describe, describe_heldout, describe_sync
 from grpo.outcome import Outcome, conclude, finished
 from grpo.outlook import forecast_of, resolution
@@ -38,7 +40,6 @@ from grpo.sinks import open_sinks
 from grpo.sync import Agreement
 from grpo.types import Evaluation, Sequence
 from grpo.update import UpdateStats
-from grpo.vllm_sampler import takes_turns
 
 HELDOUT_STREAM = 1
 UNCHANGED = (Delivery(seconds=0.0, modules=0, survived=None), Agreement(residual=0.0, change=0.0, visible=None))
@@ -116,14 +117,20 @@ def resume(resources: Resources) -> tuple[list[Point], Verdict] | None:
     if not len(points) == len(main.log.metrics()) == done:
         raise CheckpointError(f"{main.log.metrics_path} does not have the {done} steps the checkpoint contains")
     main.sinks.extend(open_sinks(config, main.log))
-    ranks = resources.accelerator.num_processes
-    main.log.event("resume" if newest else "start", step=done, sampler=main.sampler.name, ranks=ranks)
+    main.log.event("resume" if newest else "start", step=done, sampler=main.sampler.name, **placed(resources))
     resources.display.note(
         f"resuming after step {done}" if newest else resolution(config, len(resources.splits.heldout))
     )
     deliver(resources, main, done)
     evaluate_heldout(resources, main, done, last=False)
     return points, verdict_of(points, main.log.evaluations(), config)
+
+
+def placed(resources: Resources) -> dict[str, Any]:
+    """On what the run computes; engines elsewhere have cards of their own."""
+    device, ranks = resources.accelerator.device, resources.accelerator.num_processes
+    cards = max(ranks, resources.config.rollout.tensor_parallel) if device.type == "cuda" else 0
+    return {"ranks": ranks, "device": device_name(device), "gpus": cards}
 
 
 def update(resources: Resources, sequences: Seq[Sequence], step: int) -> UpdateStats:
@@ -230,8 +237,11 @@ def ended(config: Config) -> bool:
     return verdict_of(points, log.evaluations(), config).stop
 
 
-def run(settings: Config, display: Display) -> Outcome | None:
-    """Train and conclude: choose the checkpoint, score the test prompts, write result.json; None on other ranks."""
+def run(settings: Config, display: Display, early: HeadStart | None = None) -> Outcome | None:
+    """Train and conclude: choose the checkpoint, score the test prompts, write result.json; None on other ranks.
+
+    ``early``: engines that were launched before.
+    """
     # The other ranks wait while the main one samples, scores and restarts engines, for as long as that takes.
     patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
     # Without a GPU accelerate sees the ranks of a launch only when it is told that the CPU is meant.
@@ -241,7 +251,7 @@ def run(settings: Config, display: Display) -> Outcome | None:
     if ended(settings) and (outcome := finished(settings, display.console)):
         return outcome
     started = time.monotonic()
-    with open_resources(settings, accelerator, display) as resources:
+    with open_resources(settings, accelerator, display, early) as resources:
         verdict = train(resources)
         result = conclude(resources, verdict, started) if resources.main else None
         resources.share("concluded")

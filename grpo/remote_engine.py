@@ -22,8 +22,8 @@ class RemoteEngine(Connection):
         super().__init__(timeout_s, url=url)
         self.url, self.scratch, self.version = url, scratch, version
 
-    def start(self) -> None:
-        """Wait until it is healthy. Raises EngineError when it does not come up."""
+    def wait(self) -> None:
+        """Until it is healthy. Raises EngineError when it does not come up."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + self.timeout_s
         while not self.healthy():

@@ -23,6 +23,11 @@ class Replicas:
         self.samplers = tuple(samplers)
         self.name = ", ".join(sampler.name for sampler in samplers)
 
+    def ready(self) -> None:
+        """All of them: they started together."""
+        for sampler in self.samplers:
+            sampler.ready()
+
     def sync(self, version: str) -> Delivery:
         """To one after the other, for they read the same policy. Raises SyncError where one runs other modules."""
         started = time.monotonic()

@@ -1,15 +1,14 @@
 """One HTML file about a run, to send to somebody: nothing in it is loaded from anywhere. Touches: disk."""
 
-import base64
 import json
 import tempfile
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from grpo.console.run_view import RunView
 from grpo.errors import DataError
+from grpo.page import page, picture, table
 from grpo.plot import save_curve
 
 SHOWN = 4
@@ -26,13 +25,6 @@ MEASURED = (
     ("reward_error_share", "Scoring failed, share"),
     ("seconds", "Seconds a step"),
 )
-STYLE = """
-:root { color-scheme: light dark; } body { font: 15px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2rem auto;
-padding: 0 1rem; } img { max-width: 100%; background: #fff; } table { border-collapse: collapse; } td, th { padding: 4px
-14px 4px 0; text-align: left; border-bottom: 1px solid #8884; } td.n { text-align: right; font-variant-numeric:
-tabular-nums; } pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #8884; padding: 10px;
-border-radius: 6px; unicode-bidi: plaintext; } .quiet { opacity: .7; }
-"""
 
 
 def save_report(run: Path, target: Path) -> None:
@@ -45,31 +37,19 @@ def save_report(run: Path, target: Path) -> None:
         f"<h1>{escape(run.resolve().name)}</h1>",
         f"<p>{escape(details['status'].replace('_', ' '))}: {escape(details['reason'] or 'it has not ended')}.</p>",
         f"<p>{details['steps']} steps of at most {details['total_steps']}, model {escape(details['model'])}.</p>",
-        f'<img alt="Reward by step" src="data:image/png;base64,{_curve(run)}">',
-        "<h2>Held-out prompts</h2>" + _table(("step", "mean", "95 %, from", "to", "completions"), _heldout(details)),
-        "<h2>What was measured</h2>" + _table(("", "first step", "last step"), _measured(view)),
+        picture(_curve(run), "Reward by step"),
+        "<h2>Held-out prompts</h2>" + table(("step", "mean", "95 %, from", "to", "completions"), _heldout(details)),
+        "<h2>What was measured</h2>" + table(("", "first step", "last step"), _measured(view)),
         "<h2>Completions of the last step</h2>" + _completions(view, details["steps"] - 1),
-        "<h2>Configuration</h2>" + _table(("", "value", "default"), _settings(details)),
+        "<h2>Configuration</h2>" + table(("", "value", "default"), _settings(details)),
     ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-    title = f"<title>{escape(run.resolve().name)}</title><style>{STYLE}</style>"
-    target.write_text(f'<!doctype html><html lang="en"><head>{head}{title}</head><body>{"".join(parts)}</body></html>')
+    target.write_text(page(run.resolve().name, parts))
 
 
-def _curve(run: Path) -> str:
+def _curve(run: Path) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         save_curve(run, Path(scratch) / "curve.png")
-        return base64.b64encode((Path(scratch) / "curve.png").read_bytes()).decode()
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    lines = ["".join(f"<th>{escape(name)}</th>" for name in head)]
-    for row in rows:
-        cells = [f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value) for value in row]
-        lines.append("".join(f'<td class="n">{escape(cell)}</td>' for cell in cells))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table>{body}</table>" if len(lines) > 1 else '<p class="quiet">None.</p>'
+        return (Path(scratch) / "curve.png").read_bytes()
 
 
 def _heldout(details: dict[str, Any]) -> list[list[Any]]:

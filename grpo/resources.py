@@ -18,14 +18,16 @@ from grpo import ranks
 from grpo.checkpoint import Checkpoints
 from grpo.config import Config
 from grpo.display import Display
+from grpo.engine_choice import compute_dtype, proves_beside
 from grpo.episodes import Player
+from grpo.headstart import HeadStart
 from grpo.kernel_proof import prove_kernels
 from grpo.policy import Policy, load_tokenizer
 from grpo.prompts import PromptFile
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampler
 from grpo.runlog import RunLog
-from grpo.samplers import compute_dtype, load_policy, open_player, open_sampler, prove_exactly, prove_sync
+from grpo.samplers import launch_sampler, load_policy, open_player, prove_exactly, prove_sync, wait_ready
 from grpo.sandbox import why_not
 from grpo.sharding import shard
 from grpo.sinks import Sink
@@ -117,9 +119,41 @@ def close_all(sinks: list[Sink]) -> None:
         sink.close()
 
 
+def open_main(
+    stack: ExitStack,
+    resources: Resources,
+    reward: RewardFunction,
+    log: RunLog,
+    dtype: str,
+    early: HeadStart | None,
+    *,
+    exact: bool,
+) -> Main:
+    """What only the main rank has, closed by ``stack``. ``exact``: prove the sync in fp32 while the engine starts."""
+    config, policy, display = resources.config, resources.policy, resources.display
+    prompts = resources.splits.train
+    sampler = stack.enter_context(launch_sampler(config, policy, dtype, log, display, early))
+    if exact:
+        prove_exactly(config, policy.device, prompts, log, display, early)
+        gc.collect()
+    wait_ready(sampler, display)
+    if early:
+        early.close()
+    proof = prove_sync(config, policy, sampler, prompts, dtype, log, display)
+    player = stack.enter_context(open_player(config, policy, sampler, log.directory))
+    sinks: list[Sink] = []
+    stack.callback(close_all, sinks)
+    return Main(player=player, reward=reward, log=log, proof=proof, sinks=sinks)
+
+
 @contextmanager
-def open_resources(config: Config, accelerator: Accelerator, display: Display) -> Iterator[Resources]:
-    """Everything a run needs, cheapest checks first: files and reward function before models and engines."""
+def open_resources(
+    config: Config, accelerator: Accelerator, display: Display, early: HeadStart | None = None
+) -> Iterator[Resources]:
+    """Everything a run needs, cheapest checks first: files and reward function before models and engines.
+
+    ``early``: engines that were launched before.
+    """
     with ExitStack() as stack:
         with display.status("reading the prompts"):
             splits = load_splits(config)
@@ -133,9 +167,10 @@ def open_resources(config: Config, accelerator: Accelerator, display: Display) -
             if reward.sandbox not in (None, "strong"):
                 display.note(f"the reward function's sandbox is {reward.sandbox}: {why_not('strong')}")
         accelerator.wait_for_everyone()
-        dtype = compute_dtype(config, accelerator.device)
-        if log and dtype != "float32":
-            prove_exactly(config, accelerator.device, splits.train, log, display)
+        dtype = compute_dtype(config, accelerator.device.type)
+        beside = proves_beside(config, accelerator.device.type)
+        if log and dtype != "float32" and not beside:
+            prove_exactly(config, accelerator.device, splits.train, log, display, early)
             gc.collect()
             torch.cuda.empty_cache()  # the run's own engine counts what is free
         with display.status(f"loading {config.model.path} in {dtype}"):
@@ -161,10 +196,6 @@ def open_resources(config: Config, accelerator: Accelerator, display: Display) -
             resources.checkpoints.sweep()
             if config.update.shard_base:
                 policy.announce = ranks.announce
-            sampler = stack.enter_context(open_sampler(config, policy, dtype, log, display))
-            proof = prove_sync(config, policy, sampler, splits.train, dtype, log, display)
-            player = stack.enter_context(open_player(config, policy, sampler, log.directory))
-            sinks: list[Sink] = []
-            stack.callback(close_all, sinks)
-            resources = replace(resources, main=Main(player=player, reward=reward, log=log, proof=proof, sinks=sinks))
+            main = open_main(stack, resources, reward, log, dtype, early, exact=beside and dtype != "float32")
+            resources = replace(resources, main=main)
         yield resources

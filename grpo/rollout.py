@@ -38,6 +38,10 @@ class Sampler(Protocol):
 
     name: str
 
+    def ready(self) -> None:
+        """Wait until it can be used; only after it was made. Raises EngineError."""
+        ...
+
     def sync(self, version: str) -> Delivery:
         """Bring the trainer's current weights to the sampler. Raises EngineError, SyncError."""
         ...

@@ -46,6 +46,19 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def in_use(directory: Path) -> bool:
+    """Whether a process trains there."""
+    path = directory / "lock"
+    if not path.exists():
+        return False
+    with path.open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 class RunLog:
     """Writer and reader of one run directory."""
 

@@ -1,6 +1,5 @@
 """Opens the sampler a configuration asks for, and proves that it follows the trainer. Touches: processes, GPU, disk."""
 
-import json
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import ExitStack, contextmanager
@@ -10,11 +9,13 @@ from typing import Any
 import torch
 from grpo_kernels import Kernels, choose
 
-from grpo import engine
+from grpo import kept_proof
 from grpo.config import Config
 from grpo.display import Display
+from grpo.engine_choice import choose_sampler, exact_config, share_for_proof, why_no_proof
 from grpo.episodes import Environment, Player
 from grpo.errors import SetupError
+from grpo.headstart import HeadStart
 from grpo.hf_sampler import TransformersSampler
 from grpo.policy import Policy
 from grpo.reading import Reader
@@ -22,20 +23,9 @@ from grpo.replicas import Replicas
 from grpo.rewards import Pool
 from grpo.rollout import Sampler
 from grpo.runlog import RunLog
-from grpo.sections import OWN
 from grpo.sync import PROBE_PROMPTS, Proofs, SyncProof
 from grpo.types import Prompt
 from grpo.vllm_sampler import VllmSampler
-
-PROOF_WORK = 4 * 2**30
-"""Bytes for the cache and the work space of an engine that only proves its sync, and for the trainer's."""
-
-
-def compute_dtype(config: Config, device: torch.device) -> str:
-    """``auto`` is float32 on a CPU: without AVX-512, bf16 is several times slower there (docs/performance.md)."""
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    return "bfloat16" if device.type == "cuda" else "float32"
 
 
 def load_policy(
@@ -73,21 +63,29 @@ def kernels_of(config: Config, device: torch.device) -> Kernels:
         raise SetupError(f"update.kernels = {config.update.kernels}: {error}") from None
 
 
-def choose_sampler(config: Config) -> str:
-    """vllm where it is installed, else transformers. Raises SetupError when vLLM is asked for and missing."""
-    if config.rollout.sampler == "transformers":
-        return "transformers"
-    if engine.installed() or OWN not in config.rollout.engines:
-        return "vllm"
-    if config.rollout.sampler == "vllm" or config.rollout.ahead:
-        asked = "sampler = vllm" if config.rollout.sampler == "vllm" else "ahead = true"
-        raise SetupError(f"rollout.{asked}, but vLLM is not installed. `grpo doctor` says how to install it")
-    return "transformers"
+@contextmanager
+def open_sampler(config: Config, policy: Policy, dtype: str, log: RunLog, display: Display) -> Iterator[Sampler]:
+    """The sampler the configuration asks for, ready; its process ends with the block."""
+    with launch_sampler(config, policy, dtype, log, display) as sampler:
+        wait_ready(sampler, display)
+        yield sampler
+
+
+def wait_ready(sampler: Sampler, display: Display) -> None:
+    """Until a launched sampler can be used. Raises EngineError."""
+    if not isinstance(sampler, TransformersSampler):
+        with display.status("starting the rollout engine"):
+            sampler.ready()
 
 
 @contextmanager
-def open_sampler(config: Config, policy: Policy, dtype: str, log: RunLog, display: Display) -> Iterator[Sampler]:
-    """The sampler the configuration asks for; its process ends with the block."""
+def launch_sampler(
+    config: Config, policy: Policy, dtype: str, log: RunLog, display: Display, early: HeadStart | None = None
+) -> Iterator[Sampler]:
+    """The sampler the configuration asks for, its engine still coming up; its process ends with the block.
+
+    ``early``: engines that were launched before.
+    """
     kind = choose_sampler(config)
     if kind == "transformers":
         if config.rollout.sampler == "auto":
@@ -99,15 +97,14 @@ def open_sampler(config: Config, policy: Policy, dtype: str, log: RunLog, displa
         log.event("engine_down", reason=reason)
         display.note(f"the rollout engine failed ({reason}); restarting it")
 
-    with ExitStack() as stack, display.status("starting the rollout engine"):
+    with ExitStack() as stack:
         samplers = []
         for at in config.rollout.engines:
+            file = log.directory / "engine.log"
             samplers.append(
-                VllmSampler(config, policy, dtype=dtype, log=log.directory / "engine.log", on_restart=restarted, at=at)
+                VllmSampler(config, policy, dtype=dtype, log=file, on_restart=restarted, at=at, early=early)
             )
             stack.callback(samplers[-1].close)
-        opened = stack.pop_all()
-    with opened:
         yield samplers[0] if len(samplers) == 1 else Replicas(samplers)
 
 
@@ -146,41 +143,28 @@ def prove_sync(
     return Proofs(proofs)
 
 
-def prove_exactly(config: Config, device: torch.device, prompts: Seq[Prompt], log: RunLog, display: Display) -> None:
-    """In fp32, where the two implementations can be compared to 1e-4: a pair of its own, gone before the run's opens.
+def prove_exactly(
+    config: Config, device: torch.device, prompts: Seq[Prompt], log: RunLog, display: Display, early: HeadStart | None
+) -> None:
+    """In fp32, where the two implementations can be compared to 1e-4: a pair of its own, gone when this returns.
 
-    It syncs merged weights; vLLM's adapter kernels have no fp32 form on a GPU.
+    Not again what was proved before on this machine (kept_proof.py).
     """
-    share = share_for_proof(config.model.path, device)
-    if reason := why_no_proof(config, share):
+    if kept := kept_proof.find(config, device.type):
+        log.event("sync_proved_in_fp32", noise=kept["noise"], proved_at=kept["proved"])
+        return
+    share = share_for_proof(config.model.path, device.type)
+    reason = why_no_proof(config, share)
+    if reason or share is None:
         log.event("no_proof_in_fp32", reason=reason)
         display.note(f"no proof in fp32: {reason}; the run's own pair is proved")
         return
-    changed = {"sync": "merged", "engine_memory_share": share, "tensor_parallel": 1, "sleep": False, "engines": (OWN,)}
-    merged = config.model_copy(update={"rollout": config.rollout.model_copy(update=changed)})
+    exact = exact_config(config, share)
     policy = load_policy(config, device, "float32", whole=True)
-    with open_sampler(merged, policy, "float32", log, display) as sampler, display.status("proving the sync in fp32"):
-        ids = [p.token_ids for p in prompts[:PROBE_PROMPTS]]
-        proof = SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)
+    ids = [p.token_ids for p in prompts[:PROBE_PROMPTS]]
+    with launch_sampler(exact, policy, "float32", log, display, early) as sampler:
+        wait_ready(sampler, display)
+        with display.status("proving the sync in fp32"):
+            proof = SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)
+    kept_proof.keep(config, device.type, proof.noise)
     log.event("sync_proved_in_fp32", noise=proof.noise)
-
-
-def why_no_proof(config: Config, share: float | None) -> str | None:
-    """What stands in the way of a pair in fp32; ``share`` as ``share_for_proof`` gives it."""
-    if OWN not in config.rollout.engines:
-        return "no engine runs here"
-    if config.update.shard_base:
-        return "the model is split over ranks"
-    return "the model is quantised, or two such copies do not fit on one card" if share is None else None
-
-
-def share_for_proof(model: Path, device: torch.device) -> float | None:
-    """Of a card's memory for an fp32 engine beside an fp32 trainer; None where both do not fit, or MXFP4 is in it."""
-    if "quantization_config" in json.loads((model / "config.json").read_text()):
-        return None
-    if device.type != "cuda":
-        return 0.5
-    weights = 2 * sum(file.stat().st_size for file in model.glob("*.safetensors"))  # stored in 16 bits
-    free, total = torch.cuda.mem_get_info(device)
-    engine = weights + PROOF_WORK
-    return engine / total if weights + engine + PROOF_WORK <= free else None

@@ -250,8 +250,10 @@ class Update(Section):
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     """Larger than clip_low: "clip-higher", DAPO, arXiv 2503.14476."""
+    importance: Literal["truncated", "none"] = "truncated"
+    """Whether a token is weighted for the gap between trainer and sampler; none: as if there were no gap."""
     importance_cap: float = Field(2.0, ge=1)
-    """Upper bound of the weight that corrects for the trainer/sampler gap."""
+    """Upper bound of that weight."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL term against the base model; 0 skips its forward pass."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"

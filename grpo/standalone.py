@@ -15,6 +15,7 @@ from transformers import TextStreamer
 from grpo.checkpoint import ADAPTER
 from grpo.config import Config
 from grpo.display import Display
+from grpo.engine_choice import compute_dtype
 from grpo.episodes import Player
 from grpo.errors import ConfigError, printable
 from grpo.evaluate import evaluate
@@ -26,7 +27,7 @@ from grpo.rehearsal import Rehearsal, rehearse
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampling
 from grpo.runlog import RunLog
-from grpo.samplers import compute_dtype, load_policy, open_player, open_sampler
+from grpo.samplers import load_policy, open_player, open_sampler
 from grpo.types import Group
 
 
@@ -40,7 +41,7 @@ class _Printer(TextStreamer):  # type: ignore[misc]
 def score_file(
     config: Config, data: Path | None, adapter: Path | None, completions: int, display: Display
 ) -> dict[str, Any]:
-    """Mean reward of a model on a prompt file, as ``evaluate`` gives it, without the per-prompt means."""
+    """Mean reward of a model on a prompt file, as ``evaluate`` gives it, with the means of its prompts."""
     path = data or config.data.test
     if path is None:
         raise ConfigError("the run has no test prompts; name a file with --data")
@@ -54,7 +55,7 @@ def score_file(
         with display.status(f"scoring {len(rows)} prompts"):
             result, _ = evaluate(player, reward, rows, sampling, seed=config.run.seed, stream=TEST_STREAM, step=0)
     numbers = asdict(result)
-    return {name: numbers[name] for name in ("mean", "low", "high", "n", "errors")}
+    return {name: numbers[name] for name in ("mean", "low", "high", "n", "errors", "prompt_means")}
 
 
 def rehearse_run(config: Config, count: int, display: Display) -> tuple[Rehearsal, list[Group]]:
@@ -117,7 +118,7 @@ def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_t
 
 def _policy(config: Config, adapter: Path | None) -> tuple[Policy, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(config, device)
+    dtype = compute_dtype(config, device.type)
     policy = load_policy(config, device, dtype)
     if adapter:
         verify(Checkpoint(adapter, 0))

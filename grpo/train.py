@@ -19,11 +19,16 @@ def main(arguments: list[str]) -> int:
         print("usage: accelerate launch -m grpo.train CONFIG [section.key=value ...]", file=sys.stderr)
         return 2
     go_offline()
-    from grpo import config, loop  # after the switches: the libraries read them when they are imported
-    from grpo.display import Display
+    from grpo.config import load  # after the switches: the libraries read them when they are imported
+    from grpo.headstart import head_start
 
     try:
-        loop.run(config.load(Path(arguments[0]), arguments[1:]), Display())
+        settings = load(Path(arguments[0]), arguments[1:])
+        with head_start(settings) as early:
+            from grpo import loop
+            from grpo.display import Display
+
+            loop.run(settings, Display(), early)
     except (GrpoError, OSError) as error:
         print(explain(error), file=sys.stderr)
         return exit_code(error)

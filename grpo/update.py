@@ -166,16 +166,21 @@ class Updater:
 
     def _backward(self, batch: Batch, old: Tensor | None) -> "_Totals":
         scores = self.policy.scores(batch)
+        old = scores.logprobs.detach() if old is None else old
+        corrected = self.config.importance == "truncated"
         sums = self.policy.kernels.policy_loss(
             scores.logprobs,
-            scores.logprobs.detach() if old is None else old,
-            batch.sampler_logprobs_T,
+            old,
+            batch.sampler_logprobs_T if corrected else old,
             self._reference(batch),
             batch.advantages_S,
             batch.weights_S,
             batch.offsets_S1,
             rule_of(self.config),
         )
+        if not corrected:
+            gap = (old - batch.sampler_logprobs_T).abs()
+            sums = sums._replace(gap=gap.sum(), gap_max=gap.amax() if gap.numel() else gap.new_zeros(()))
         # each of several minibatches is an estimate of the whole step's gradient from its share of the tokens
         (sums.loss * self.config.minibatches).backward()  # type: ignore[no-untyped-call]
         return _Totals.of(sums, scores.entropy)

@@ -15,11 +15,13 @@ import torch
 
 from grpo.config import Config
 from grpo.connection import EngineDown
-from grpo.engine import Engine, EngineOptions, scratch_directory
+from grpo.engine import Engine, scratch_directory
+from grpo.engine_choice import engine_options, sync_strategy, takes_turns
 from grpo.errors import EngineError, SyncError
+from grpo.headstart import HeadStart
 from grpo.policy import Policy
 from grpo.remote_engine import RemoteEngine
-from grpo.rollout import PROBE_TOKENS, Delivery, Sampling
+from grpo.rollout import Delivery, Sampling
 from grpo.sections import OWN
 from grpo.types import Completion
 
@@ -28,7 +30,10 @@ PLAIN_SAMPLING = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty":
 
 
 class VllmSampler:
-    """Owns one engine process, or uses one elsewhere; ``policy`` is the trainer's, read at every sync and restart."""
+    """Owns one engine process, or uses one elsewhere; ``policy`` is the trainer's, read at every sync and restart.
+
+    The process is launched at once; ``ready`` before anything is asked of it.
+    """
 
     def __init__(
         self,
@@ -39,14 +44,16 @@ class VllmSampler:
         log: Path,
         on_restart: Callable[[str], None],
         at: str = OWN,
+        early: HeadStart | None = None,
     ) -> None:
-        """``at``: the URL of an engine that runs already."""
+        """``at``: the URL of an engine that runs already; ``early``: engines that were launched before."""
         self.config = config
         self.url = at
         self.policy = policy
         self.dtype = dtype
         self.log = log
         self.on_restart = on_restart
+        self.early = early
         self.device = policy.device.type
         self.strategy = sync_strategy(config, dtype, self.device)
         self.name = f"vllm ({self.strategy})" if at == OWN else f"vllm at {at} ({self.strategy})"
@@ -54,6 +61,9 @@ class VllmSampler:
         self.sleeps = takes_turns(config, self.device) and at == OWN
         self._resting = self._held = False
         self.engine = self._launch()
+
+    def ready(self) -> None:
+        self.engine.wait()
 
     def sync(self, version: str) -> Delivery:
         """Bring the trainer's weights to the engine. Raises SyncError when something else arrived."""
@@ -134,20 +144,22 @@ class VllmSampler:
         self.engine.stop()
         try:
             self.engine = self._launch()
+            self.engine.wait()
         except EngineError as error:
             raise EngineDown(str(error)) from None  # one attempt of several: memory may not be free yet
         self._load()
 
     def _launch(self) -> Engine | RemoteEngine:
         if self.url != OWN:
-            remote = RemoteEngine(self.url, self._shared(), self.config.rollout.timeout_s, lambda: self.version)
-            remote.start()
-            return remote
-        scratch = scratch_directory(self.policy.adapted_bytes())
+            return RemoteEngine(self.url, self._shared(), self.config.rollout.timeout_s, lambda: self.version)
         targets = {name.rpartition(".")[2] for name in self.policy.lora_layers()}
         options = engine_options(self.config, self.dtype, self.device, self.strategy, targets)
-        engine = Engine(options, scratch, self.log, self.config.rollout.timeout_s)
-        engine.start()
+        if self.early and (launched := self.early.take(options)):
+            return launched
+        engine = Engine(
+            options, scratch_directory(self.policy.adapted_bytes()), self.log, self.config.rollout.timeout_s
+        )
+        engine.launch()
         return engine
 
     def _shared(self) -> Path:
@@ -206,38 +218,6 @@ class VllmSampler:
         model = "adapter" if self.strategy == "adapter" else "policy"
         complete = [body | {"model": model, "cache_salt": self.version} for body in bodies]
         return self.engine.complete(complete)
-
-
-def sync_strategy(config: Config, dtype: str, device: str) -> str:
-    """``merged`` or ``adapter``: vLLM's adapter kernels for GPUs take 16-bit inputs only, those for CPUs are slow."""
-    if config.update.shard_base:
-        return "adapter"
-    if config.rollout.sync != "auto":
-        return config.rollout.sync
-    return "merged" if device == "cpu" or dtype == "float32" else "adapter"
-
-
-def takes_turns(config: Config, device: str) -> bool:
-    """Whether the engine sleeps during updates."""
-    return config.rollout.sleep and device == "cuda"
-
-
-def engine_options(config: Config, dtype: str, device: str, strategy: str, targets: set[str]) -> EngineOptions:
-    """The engine that a run asks for; ``targets``: last parts of the adapted modules' names."""
-    rollout = config.rollout
-    return EngineOptions(
-        model=config.model.path,
-        dtype=dtype,
-        max_model_len=config.data.max_prompt_tokens + max(config.longest_completion, PROBE_TOKENS) + 1,
-        device=device,
-        memory_gib=rollout.engine_memory_gib,
-        memory_share=rollout.engine_memory_share,
-        seed=config.run.seed,
-        sleeps=takes_turns(config, device),
-        tensor_parallel=rollout.tensor_parallel,
-        lora_rank=config.lora.rank if strategy == "adapter" else None,
-        lora_targets=tuple(sorted(targets)),
-    )
 
 
 def _prompt_logprobs(entries: list[dict[str, Any] | None], start: int, completion: Seq[int]) -> list[float]:

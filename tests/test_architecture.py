@@ -56,6 +56,10 @@ ORDER = [
     "connection",
     "engine",
     "remote_engine",
+    "engine_choice",
+    "runlog",
+    "kept_proof",
+    "headstart",
     "vllm_sampler",
     "replicas",
     "sync",
@@ -69,7 +73,6 @@ ORDER = [
     "rewards",
     "episodes",
     "update",
-    "runlog",
     "sinks",
     "streams",
     "checkpoint",
@@ -89,9 +92,12 @@ ORDER = [
     "standalone",
     "train",
     "console",
+    "page",
     "report",
+    "bench",
     "server",
     "testing",
+    "cli_bench",
     "cli_console",
     "cli_data",
     "cli_plan",
@@ -107,6 +113,7 @@ ONLY_IN = {
     "transformers": {"attention", "policy", "shapes", "standalone", "demo_model"},
     "typer": {
         "cli",
+        "cli_bench",
         "cli_console",
         "cli_data",
         "cli_engine",
@@ -115,7 +122,7 @@ ONLY_IN = {
         "server/cli_jobs",
         "server/cli_cloud",
     },
-    "matplotlib": {"plot"},
+    "matplotlib": {"plot", "bench/picture"},
     "httpx": {
         "connection",
         "reward_remote",
@@ -136,7 +143,7 @@ ONLY_IN = {
     "uvicorn": {"server/serve", "server/protocol", "testing", "console/server"},
     "pytest": {"testing"},
     "python_multipart": {"server/uploads"},
-    "scipy": {"linefit", "flatness", "forecast"},
+    "scipy": {"linefit", "flatness", "forecast", "bench/intervals"},
     "tensorboard": {"streams"},
     "sqlite3": {"console/index", "server/store/database", "graders/grade_sql"},
     "tokenizers": {"console/tokens"},
@@ -199,6 +206,9 @@ LIGHT = [
     "replay",
     "streams",
     "engine",
+    "engine_choice",
+    "kept_proof",
+    "headstart",
     "rewards",
     "runlog",
     "manifest",
@@ -228,7 +238,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_every_file_has_its_place() -> None:
     found = [p.stem for p in ROOT.glob("grpo/*.py") if p.stem != "__init__"]
-    assert sorted(ORDER) == sorted([*found, "console", "server"])
+    assert sorted(ORDER) == sorted([*found, "bench", "console", "server"])
     inside = [p.stem for p in ROOT.glob("grpo/server/*.py") if p.stem != "__init__"]
     assert sorted(SERVER_ORDER) == sorted([*inside, "store", "openai", "aws"])
 

@@ -98,7 +98,9 @@ def test_digest_ignores_where_and_how_long(write) -> None:
     assert load(path, linear).digest() != load(path, [*linear, "run.steps=9"]).digest()
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.toml")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted([*Path("configs").glob("*.toml"), *Path("configs/bench/training").glob("*.toml")]), ids=str
+)
 def test_shipped_files_load(path: Path) -> None:
     assert load(path).run.dir.parts[0] == "runs"
 
@@ -170,6 +172,7 @@ FIELDS = [
     "update.advantages",
     "update.clip_low",
     "update.clip_high",
+    "update.importance",
     "update.importance_cap",
     "update.kl_coef",
     "update.kl_estimator",

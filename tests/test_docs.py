@@ -34,7 +34,8 @@ def test_every_command_exists(command: str) -> None:
         result = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
     elif words[0].endswith("grpo"):
         flags = [w for w in words[2:] if w.startswith("-")]
-        result = subprocess.run([sys.executable, "-m", "grpo", words[1], "--help"], capture_output=True, text=True)
+        named = words[1:3] if words[1] == "bench" else words[1:2]
+        result = subprocess.run([sys.executable, "-m", "grpo", *named, "--help"], capture_output=True, text=True)
         unknown = [f for f in flags if f not in result.stdout]
         assert unknown == []
     elif words[0].endswith("accelerate"):

@@ -37,7 +37,9 @@ SAMPLING = Sampling(completions=3, max_tokens=8, temperature=0.8)
 def open_sampler(model: Path, tmp_path: Path, tiny_run, strategy: str = "merged") -> VllmSampler:
     config = load(tiny_run("unused", sampler="vllm", model=model), [f"rollout.sync={strategy}", "rollout.timeout_s=60"])
     policy = Policy.load(model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=0.8, device=torch.device("cpu"))
-    return VllmSampler(config, policy, dtype="float32", log=tmp_path / "engine.log", on_restart=lambda _reason: None)
+    sampler = VllmSampler(config, policy, dtype="float32", log=tmp_path / "engine.log", on_restart=lambda _reason: None)
+    sampler.ready()
+    return sampler
 
 
 def change(policy: Policy, seed: int) -> None:
@@ -232,10 +234,22 @@ def test_a_model_the_engine_refuses_ends_in_one_message(tiny_run, tiny_model: Pa
 
 
 @pytest.mark.slow
-def test_a_run_in_bfloat16_is_proved_in_float32_first(tiny_run, tmp_path: Path) -> None:
-    """Where two implementations agree to 1e-4 (docs/engines.md); in bf16 they differ by some hundredths of a nat."""
+def test_a_run_in_bfloat16_is_proved_in_float32_first(
+    tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two implementations agree to 1e-4 (docs/engines.md); in bf16 they differ by some hundredths of a nat. The
+    second run of the kind finds that proof, and starts one engine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runs.train(tiny_run("low", sampler="vllm", steps=2), "model.dtype=bfloat16")
     events = [json.loads(line) for line in (tmp_path / "low" / "events.jsonl").read_text().splitlines()]
     first, second = (event for event in events if event["event"].startswith("sync_proved"))
     assert first["event"] == "sync_proved_in_fp32"
     assert first["noise"] < 1e-4 < 1e-3 < second["noise"]
+    assert (tmp_path / "low" / "engine.log").read_text().count("Started server process") == 2
+    assert "proved_at" not in first
+    runs.train(tiny_run("again", sampler="vllm", steps=2), "model.dtype=bfloat16")
+    events = [json.loads(line) for line in (tmp_path / "again" / "events.jsonl").read_text().splitlines()]
+    kept, own = (event for event in events if event["event"].startswith("sync_proved"))
+    assert (kept["noise"], kept["proved_at"] < kept["time"]) == (first["noise"], True)
+    assert own["noise"] == second["noise"]
+    assert (tmp_path / "again" / "engine.log").read_text().count("Started server process") == 1

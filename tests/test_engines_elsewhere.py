@@ -17,12 +17,12 @@ import torch
 from grpo import engine
 from grpo.config import load
 from grpo.connection import Connection, EngineDown
+from grpo.engine_choice import why_no_proof
 from grpo.errors import ConfigError, EngineError, SyncError
 from grpo.policy import Policy
 from grpo.remote_engine import RemoteEngine
 from grpo.replicas import Replicas
 from grpo.rollout import Delivery, Sampling
-from grpo.samplers import why_no_proof
 from grpo.sections import Lora
 from grpo.sync import Agreement, Proofs
 from grpo.types import Completion

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from grpo import engine, vllm_sampler
+from grpo import engine, engine_choice
 from grpo.config import load
 from grpo.engine import EngineOptions, command
 from grpo.errors import EngineError, SyncError
@@ -185,15 +185,19 @@ def test_vllms_parser_takes_every_command_line() -> None:
 
 
 @pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*Path("configs").glob("*.toml"), *Path("configs/bench/training").glob("*.toml")]),
+    ids=lambda path: path.stem,
+)
 def test_vllms_parser_takes_every_configuration(path: Path) -> None:
     """The engine that each shipped file asks for on a GPU, and what of it arrives."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     config = load(path)
-    strategy = vllm_sampler.sync_strategy(config, "bfloat16", "cuda")
-    asked = vllm_sampler.engine_options(config, "bfloat16", "cuda", strategy, {"q_proj", "v_proj"})
+    strategy = engine_choice.sync_strategy(config, "bfloat16", "cuda")
+    asked = engine_choice.engine_options(config, "bfloat16", "cuda", strategy, {"q_proj", "v_proj"})
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(
         command(asked, {"--uds": Path("/tmp/engine.sock")})[3:]
     )

@@ -38,8 +38,12 @@ PUBLISHED = {
     "gemma-3-1b-it": 999_885_952,
     "gpt-oss-20b": 20_914_757_184,
     "llama-3.1-8b-instruct": 8_030_261_248,
+    "qwen2.5-0.5b-instruct": 494_032_768,
     "qwen2.5-1.5b-instruct": 1_543_714_304,
+    "qwen2.5-3b-instruct": 3_085_938_688,
+    "qwen2.5-7b-instruct": 7_615_616_512,
     "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
     "qwen3-4b": 4_022_468_096,
     "qwen3-32b": 32_762_123_264,
 }
@@ -260,7 +264,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "grpo", "plan", *words], capture_output=True, text=True, cwd=ROOT)
 
 
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.toml") if path.stem != "demo")
+SHIPPED = [*(ROOT / "configs").glob("*.toml"), *(ROOT / "configs" / "bench" / "training").glob("*.toml")]
+CONFIGS = sorted(path for path in SHIPPED if path.stem != "demo" and not path.stem.startswith("cpu-"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -57,6 +57,7 @@ def naive_loss(model: torch.nn.Module, step: list[Group], settings: Update) -> t
             ratio = (logp - logp.detach()).exp()
             held = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
             weight = (logp.detach() + 5.0).exp().clamp(max=settings.importance_cap)
+            weight = weight if settings.importance == "truncated" else 1.0
             loss = -weight * torch.minimum(ratio * advantage, held * advantage)
             with torch.no_grad(), model.disable_adapter():
                 reference = naive_logprobs(model, group.prompt.token_ids, completion.token_ids)
@@ -65,8 +66,8 @@ def naive_loss(model: torch.nn.Module, step: list[Group], settings: Update) -> t
     return total / tokens
 
 
-@pytest.mark.parametrize("budget", [64, 4096])
-def test_three_steps(tiny_model: Path, budget: int) -> None:
+@pytest.mark.parametrize(("budget", "importance"), [(64, "truncated"), (4096, "truncated"), (4096, "none")])
+def test_three_steps(tiny_model: Path, budget: int, importance: str) -> None:
     policy = Policy.load(
         tiny_model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=TEMPERATURE, device=torch.device("cpu")
     )
@@ -77,7 +78,9 @@ def test_three_steps(tiny_model: Path, budget: int) -> None:
     exact = copy.deepcopy(policy.model).double()
     trained = [p for _, p in sorted(exact.named_parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    settings = Update(learning_rate=RATE, warmup_steps=0, kl_coef=0.1, tokens_per_microbatch=budget)
+    settings = Update(
+        learning_rate=RATE, warmup_steps=0, kl_coef=0.1, tokens_per_microbatch=budget, importance=importance
+    )
     updater = Updater(policy, settings, Accelerator(cpu=True), 10)
     for step in range(STEPS):
         sequences: list[Sequence] = assign(groups(step), settings, 8)

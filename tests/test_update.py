@@ -92,6 +92,15 @@ def test_later_minibatches_know_the_policy_of_before_the_first(tiny_model: Path)
     assert stats.clip_share > 0, "a rate of 1e-2 moves some tokens beyond the clip"
 
 
+def test_without_the_importance_weight_the_gap_is_still_told(tiny_model: Path) -> None:
+    """The weight is gone from the update, the distance between trainer and sampler not from the metrics."""
+    weighted, told = updated(tiny_model, sequences())
+    plain, same_told = updated(tiny_model, sequences(), importance="none")
+    assert (same_told.gap_mean, same_told.gap_max) == pytest.approx((told.gap_mean, told.gap_max), rel=1e-5)
+    assert told.gap_mean > 0.01
+    assert any(not torch.equal(weighted[name], plain[name]) for name in weighted)
+
+
 def test_gradients_do_not_pile_up(tiny_model: Path) -> None:
     """The same sequences twice, at a rate that moves nothing: the same gradient twice."""
     policy = policy_of(tiny_model)

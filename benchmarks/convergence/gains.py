@@ -26,6 +26,7 @@ from grpo.checkpoint import Checkpoint, Checkpoints, restore
 from grpo.cli import run_config
 from grpo.config import Config
 from grpo.display import Display
+from grpo.engine_choice import compute_dtype
 from grpo.episodes import Player
 from grpo.evaluate import evaluate
 from grpo.linefit import fit
@@ -34,7 +35,7 @@ from grpo.prompts import PromptFile
 from grpo.rewards import RewardFunction
 from grpo.rollout import Sampling
 from grpo.runlog import RunLog
-from grpo.samplers import compute_dtype, load_policy, open_sampler
+from grpo.samplers import load_policy, open_sampler
 from grpo.types import Evaluation, Group, Sequence
 
 TRUTH_STREAM = 3
@@ -117,7 +118,7 @@ def truths(run: Path, config: Config, policy: Policy, at: list[int], completions
     )
     log, display, found = RunLog(run / "truth"), Display(), {}
     reward = RewardFunction(config.reward, log.directory / "reward.log")
-    with open_sampler(config, policy, compute_dtype(config, policy.device), log, display) as sampler:
+    with open_sampler(config, policy, compute_dtype(config, policy.device.type), log, display) as sampler:
         for step in at:
             load(policy, Checkpoints(run), step)
             sampler.sync(f"truth-{step}")
