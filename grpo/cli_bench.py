@@ -28,7 +28,7 @@ def protocols(as_json: AsJson = False) -> None:
     found = [(path.stem, protocols.load(path)) for path in sorted(protocols.FOLDER.glob("*.toml"))]
     if as_json:
         rows = {
-            name: {"title": p.title, "device": p.device, "runs": len(p.variants) * len(p.seeds)} for name, p in found
+            name: {"title": p.title, "needs": p.needs, "runs": len(p.variants) * len(p.seeds)} for name, p in found
         }
         print(json.dumps(rows))
         return
@@ -36,7 +36,7 @@ def protocols(as_json: AsJson = False) -> None:
     for column in ("protocol", "what", "needs", "runs"):
         table.add_column(column, overflow="fold")
     for name, one in found:
-        needs = "a CPU" if one.device == "cpu" else "a GPU"
+        needs = "a CPU" if one.needs == "cpu" else "a GPU"
         table.add_row(name, escape(one.title), needs, str(len(one.variants) * len(one.seeds)))
     Console(emoji=False).print(table)
 

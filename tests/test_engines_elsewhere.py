@@ -120,8 +120,10 @@ def test_nobody_there(tiny_run, tiny_model: Path, tmp_path: Path) -> None:
     policy = Policy.load(
         tiny_model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=1.0, device=torch.device("cpu")
     )
+    at = "http://127.0.0.1:9"
+    sampler = VllmSampler(settings, policy, dtype="float32", log=tmp_path / "l", on_restart=print, at=at)
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:9: no engine answers there .*grpo engine CONFIG"):
-        VllmSampler(settings, policy, dtype="float32", log=tmp_path / "l", on_restart=print, at="http://127.0.0.1:9")
+        sampler.ready()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class Protocol(Section):
     title: str
     config: Path
     """The training, as ``grpo train`` takes it."""
-    device: Literal["cpu", "cuda"]
+    needs: Literal["cpu", "gpu"]
     """Where it can finish."""
     prepare: str | None = None
     """The command that makes its prompt files, where they do not come with the project."""

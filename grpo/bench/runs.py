@@ -76,7 +76,7 @@ def check(protocol: Protocol, runs: Seq[PlannedRun]) -> None:
     for name, grader in protocol.measures.items():
         if missing := [file for file in grader.files() if not file.is_file()]:
             raise ConfigError(f"measures.{name}: {missing[0]}: no such file")
-    if protocol.device == "cuda" and doctor.device() != "cuda":
+    if protocol.needs == "gpu" and not doctor.gpus():
         raise SetupError("the protocol needs a GPU, and none is here; `grpo doctor` says what is")
 
 
