@@ -60,10 +60,12 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     settings = load_config(config, overrides)
     try:
         with head_start(settings) as early:
-            from grpo import loop
             from grpo.display import Display
 
-            loop.run(settings, Display(), early)
+            display = Display()
+            with display.status("loading torch, transformers and PEFT"):
+                from grpo import loop
+            loop.run(settings, display, early)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         raise typer.Exit(130) from None

@@ -27,9 +27,7 @@ def protocols(as_json: AsJson = False) -> None:
 
     found = [(path.stem, protocols.load(path)) for path in sorted(protocols.FOLDER.glob("*.toml"))]
     if as_json:
-        rows = {
-            name: {"title": p.title, "needs": p.needs, "runs": len(p.variants) * len(p.seeds)} for name, p in found
-        }
+        rows = {name: {"title": p.title, "needs": p.needs, "runs": len(p.variants) * len(p.seeds)} for name, p in found}
         print(json.dumps(rows))
         return
     table = Table()

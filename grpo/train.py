@@ -20,15 +20,16 @@ def main(arguments: list[str]) -> int:
         return 2
     go_offline()
     from grpo.config import load  # after the switches: the libraries read them when they are imported
+    from grpo.display import Display
     from grpo.headstart import head_start
 
     try:
         settings = load(Path(arguments[0]), arguments[1:])
         with head_start(settings) as early:
-            from grpo import loop
-            from grpo.display import Display
-
-            loop.run(settings, Display(), early)
+            display = Display()
+            with display.status("loading torch, transformers and PEFT"):
+                from grpo import loop
+            loop.run(settings, display, early)
     except (GrpoError, OSError) as error:
         print(explain(error), file=sys.stderr)
         return exit_code(error)

@@ -26,7 +26,10 @@ class FakeEngine(Engine):
     """Cleared: no request is answered."""
     launched: list["FakeEngine"]
 
-    def start(self) -> None:
+    def wait(self) -> None:
+        """It answers at once."""
+
+    def launch(self) -> None:
         self.calls: list[str] = []
         self.asleep, self.weights, self.cached = False, "nothing", "nothing"
         self.adapter = {"modules": 0, "norm": 0.0}

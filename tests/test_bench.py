@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from grpo import doctor
-from grpo.bench import intervals, protocol
+from grpo.bench import intervals, measured, picture, protocol
 from grpo.bench.compare import Prices, beside, contrasts
 from grpo.bench.curves import band, smooth
 from grpo.bench.measured import Measured, Score
 from grpo.bench.report import save_report
 from grpo.bench.runs import plan_runs, seeds_there
 from grpo.errors import CheckpointError, ConfigError
+from grpo.runlog import RunLog
 
 import runs
 
@@ -363,6 +364,19 @@ def _is_what_the_run_wrote(told: dict[str, Any], run: Path) -> None:
     rows = [json.loads(line) for line in (run / "evals" / "test_tuned.jsonl").read_text().splitlines()]
     found = [[bool(re.search("[a-z]", c["text"])) for c in row["completions"]] for row in rows]
     assert told["scores"]["letters"]["tuned"][0] == pytest.approx(np.mean([np.mean(each) for each in found]))
+
+
+def test_every_kind_of_published_value_is_drawn(tmp_path: Path) -> None:
+    """A panel for each metric; of a variant by its name; held-out values as points."""
+    points = (point(variant="a"), point(metric="heldout_reward", step=4), point(metric="entropy", step=2))
+    picture.save_picture([made("a"), made("b", **NOT_RUN)], published_with(*points), "title", tmp_path / "three.png")
+    picture.save_picture([made("b", **NOT_RUN)], published_with(), "title", tmp_path / "one.png")
+    heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24], "big") for name in ("three.png", "one.png")]
+    assert heights == [150 * 11.5, 150 * 4.5]
+
+
+def test_a_run_without_test_prompts_has_no_scores(tmp_path: Path) -> None:
+    assert measured._scores(RunLog(tmp_path), {}) == {}
 
 
 def test_a_training_that_fails_ends_the_protocol(tiny_protocol: Path, tmp_path: Path) -> None:

@@ -341,6 +341,7 @@ def test_a_report_is_one_file_and_runs_nothing(tmp_path: Path) -> None:
             "html",
             "head",
             "meta",
+            "div",
             "title",
             "style",
             "body",

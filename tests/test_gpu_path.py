@@ -202,7 +202,7 @@ def test_vllms_parser_takes_every_configuration(path: Path) -> None:
         command(asked, {"--uds": Path("/tmp/engine.sock")})[3:]
     )
     rollout = config.rollout
-    assert (strategy, parsed.max_lora_rank) == ("adapter", config.lora.rank)
+    assert (strategy, parsed.max_lora_rank) == ("adapter", max(8, config.lora.rank))
     assert parsed.gpu_memory_utilization == rollout.engine_memory_share
     assert (parsed.tensor_parallel_size, parsed.enable_sleep_mode) == (rollout.tensor_parallel, rollout.sleep)
     assert parsed.max_model_len > config.data.max_prompt_tokens + rollout.max_tokens

@@ -35,9 +35,18 @@ def test_what_a_run_will_ask_for(tiny_run, tmp_path: Path) -> None:
     assert asked(load(path, ["rollout.sampler=transformers"])) == []
     assert asked(load(path, ['rollout.engines=["http://127.0.0.1:9"]'])) == []
     assert asked(load(path, ["model.path=nowhere"])) == [], "the trainer says what is wrong with it"
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "config.json").write_text('{"quantization_config": {}}')
+    packed = [f"model.path={tmp_path}/packed", "model.dtype=bfloat16"]
+    assert asked(load(path, packed)) == [("bfloat16", None)], "its sync cannot be proved in fp32"
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("no JSON")
     assert asked(load(path, [f"model.path={tmp_path}/broken", "model.dtype=bfloat16"])) == []
+
+
+def test_nothing_without_vllm(tiny_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "installed", lambda: None)
+    assert wanted(load(tiny_run("run", sampler="auto"))) == []
 
 
 def test_nothing_for_other_ranks_nor_for_what_is_over_nor_on_a_card(

@@ -41,4 +41,5 @@ def band(runs: Seq[Measured], metric: str) -> tuple[Curve, Curve, Curve]:
 def _running_half(halves: Seq[float]) -> Curve:
     """Of a mean of independent steps; 0, which is no interval, where steps of a single prompt have none."""
     parts = [np.asarray(halves[max(0, i - SMOOTH + 1) : i + 1]) for i in range(len(halves))]
-    return np.nan_to_num(np.array([float(np.sqrt((part**2).sum())) / len(part) for part in parts]))
+    known: Curve = np.nan_to_num(np.array([float(np.sqrt((part**2).sum())) / len(part) for part in parts]))
+    return known
