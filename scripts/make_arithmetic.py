@@ -24,13 +24,16 @@ def rows() -> list[str]:
     ]
 
 
-def main() -> None:
-    directory = Path(sys.argv[1])
-    left = rows()
-    for name, count in SPLITS.items():
+def write(directory: Path, left: list[str], splits: dict[str, int]) -> None:
+    """Files of so many rows each, and what is left for training."""
+    for name, count in splits.items():
         (directory / f"{name}.jsonl").write_text("\n".join(left[:count]) + "\n")
         left = left[count:]
     (directory / "train.jsonl").write_text("\n".join(left) + "\n")
+
+
+def main() -> None:
+    write(Path(sys.argv[1]), rows(), SPLITS)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import random
 import sys
 from pathlib import Path
 
+from make_arithmetic import write
+
 NAMES = ("Tom", "Ana", "Ben", "Mia")
 THINGS = ("apples", "coins", "books", "pencils")
 STORIES = (
@@ -39,11 +41,7 @@ def problem(text: str, sign: int, a: int, b: int, drawn: random.Random) -> str:
 
 
 def main() -> None:
-    directory, left = Path(sys.argv[1]), rows()
-    for name, count in SPLITS.items():
-        (directory / f"{name}.jsonl").write_text("\n".join(left[:count]) + "\n")
-        left = left[count:]
-    (directory / "train.jsonl").write_text("\n".join(left) + "\n")
+    write(Path(sys.argv[1]), rows(), SPLITS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ A worker may be killed at any moment: a run resumes exactly. So pausing, cancell
 there is no protocol between us; what a worker did is read from its run directory. Touches: processes, disk.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from grpo import process_host
+from grpo.runlog import in_use
 from grpo.server.records import Job
 
 STOP_S = 8.0
@@ -88,18 +88,12 @@ def fenced(run: Path) -> bool:
 
     The directory's lock dies with its owner, so once it is free no older worker writes there any more.
     """
-    path = run / "lock"
-    if not path.exists():
+    if not in_use(run):
         return True
-    with path.open("r+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = lock.read().strip()
-            if owner.isdigit():
-                _kill(int(owner))
-            return False
-    return True
+    owner = (run / "lock").read_text().strip()
+    if owner.isdigit():
+        _kill(int(owner))
+    return False
 
 
 def _kill(pid: int) -> None:
