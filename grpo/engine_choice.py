@@ -84,8 +84,9 @@ def proves_beside(config: Config, device: str) -> bool:
     On a CPU, where both fit into half of the memory; on a card the run's engine takes what the proof left.
     """
     stored = sum(file.stat().st_size for file in config.model.path.glob("*.safetensors"))
+    caches = 2 * config.rollout.engine_memory_gib * 2**30
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return device == "cpu" and BESIDE * stored < physical / 2
+    return device == "cpu" and BESIDE * stored + caches < physical / 2
 
 
 def why_no_proof(config: Config, share: float | None) -> str | None:

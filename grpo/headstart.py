@@ -57,8 +57,8 @@ def head_start(config: Config) -> Iterator[HeadStart]:
 
 
 def wanted(config: Config) -> list[EngineOptions]:
-    """The run's own engine, and the one that proves its sync in fp32; none on other ranks, nor for what is over, nor
-    where the trainer will refuse to start."""
+    """The run's own engine and the one that proves its sync in fp32, which comes first where there is no room for both;
+    none on other ranks, nor for what is over, nor where the trainer will refuse to start."""
     if os.environ.get("RANK", "0") != "0" or (config.run.dir / "result.json").is_file() or in_use(config.run.dir):
         return []
     if not (config.model.path / "config.json").is_file() or OWN not in config.rollout.engines:
@@ -70,15 +70,16 @@ def wanted(config: Config) -> list[EngineOptions]:
     if strategy != "merged":
         return []  # an engine with adapters must know the modules they are for
     own = engine_options(config, dtype, DEVICE, strategy, set())
-    if dtype == "float32" or kept_proof.find(config, DEVICE):
+    if dtype == "float32" or kept_proof.Place(config, DEVICE).find():
         return [own]
     try:
         share = share_for_proof(config.model.path, DEVICE)
     except ValueError:  # a config.json that is none: the trainer says so
         return []
-    if not proves_beside(config, DEVICE) or share is None or why_no_proof(config, share):
+    if share is None or why_no_proof(config, share):
         return [own]
-    return [own, engine_options(exact_config(config, share), "float32", DEVICE, "merged", set())]
+    exact = engine_options(exact_config(config, share), "float32", DEVICE, "merged", set())
+    return [own, exact] if proves_beside(config, DEVICE) else [exact]
 
 
 def _launch(config: Config, options: EngineOptions) -> Engine:

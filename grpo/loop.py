@@ -248,6 +248,8 @@ def run(settings: Config, display: Display, early: HeadStart | None = None) -> O
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
     if not accelerator.is_main_process:
         display = Display(quiet=True)
+    if early and not (accelerator.is_main_process and accelerator.device.type == "cpu"):
+        early.close()  # of a launcher or a card that was not seen before torch was there
     if ended(settings) and (outcome := finished(settings, display.console)):
         return outcome
     started = time.monotonic()

@@ -150,8 +150,9 @@ def prove_exactly(
 
     Not again what was proved before on this machine (kept_proof.py).
     """
-    if kept := kept_proof.find(config, device.type):
-        log.event("sync_proved_in_fp32", noise=kept["noise"], proved_at=kept["proved"])
+    place = kept_proof.Place(config, device.type)
+    if kept := place.find():
+        log.event("sync_proved_in_fp32", noise=kept.noise, proved_at=kept.proved)
         return
     share = share_for_proof(config.model.path, device.type)
     reason = why_no_proof(config, share)
@@ -166,5 +167,6 @@ def prove_exactly(
         wait_ready(sampler, display)
         with display.status("proving the sync in fp32"):
             proof = SyncProof.establish(policy, sampler, ids, "float32", config.run.seed)
-    kept_proof.keep(config, device.type, proof.noise)
     log.event("sync_proved_in_fp32", noise=proof.noise)
+    if reason := place.keep(proof.noise):
+        log.event("proof_not_kept", reason=reason)

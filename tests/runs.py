@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,21 @@ def final_state(run: Path) -> dict[str, bytes]:
 
 
 def alive(marker: str) -> list[int]:
-    """Processes whose command line or environment names ``marker``."""
-    found = []
+    """Processes whose command line names ``marker``."""
+    return [pid for pid, words, _ in _processes() if marker in words]
+
+
+def writing(marker: str) -> list[int]:
+    """Processes whose errors go to a file that ``marker`` names: vLLM's core renames itself, so that nothing else tells
+    whose it is."""
+    return [pid for pid, _, errors in _processes() if marker in errors]
+
+
+def _processes() -> Iterator[tuple[int, str, str]]:
+    """Each that can be looked at: its command line, and where its errors go."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes()
-        except OSError:
+            words, errors = (process / "cmdline").read_bytes(), os.readlink(process / "fd" / "2")
+        except OSError:  # gone, or without files: what has ended and was not waited for
             continue
-        if marker.encode() in words:
-            found.append(int(process.name))
-    return found
+        yield int(process.name), os.fsdecode(words), errors

@@ -49,10 +49,12 @@ def change(policy: Policy, seed: int) -> None:
 
 
 def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run) -> None:
-    sampler = open_sampler(tiny_model, tmp_path, tiny_run)
+    sampler, log = open_sampler(tiny_model, tmp_path, tiny_run), str(tmp_path / "engine.log")
     try:
         _listens_privately(sampler)
         _is_capped(sampler)
+        everyone = [Path(f"/proc/{pid}/cmdline").read_text() for pid in runs.writing(log)]
+        assert any("EngineCore" in words for words in everyone), "who holds the weights is seen"
         _proves_its_sync(sampler)
         _returns_what_it_sampled(sampler)
         _is_asked_what_it_documents(sampler)
@@ -61,7 +63,7 @@ def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run
         scratch = sampler.engine.scratch
         sampler.close()
     assert not scratch.exists()
-    assert runs.alive(str(scratch)) == []
+    assert runs.alive(str(scratch)) + runs.writing(log) == []
 
 
 def _is_capped(sampler: VllmSampler) -> None:
@@ -203,7 +205,7 @@ def test_an_engine_dies_with_its_trainer(tiny_run, tmp_path: Path) -> None:
     assert scratches
     runs.kill(process)
     deadline = time.monotonic() + 30
-    while any(s.exists() or runs.alive(str(s)) for s in scratches):
+    while runs.writing(str(tmp_path / "killed")) or any(s.exists() or runs.alive(str(s)) for s in scratches):
         assert time.monotonic() < deadline, "the engine outlived its trainer"
         time.sleep(0.2)
     runs.train(config)

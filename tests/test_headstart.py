@@ -35,6 +35,8 @@ def test_what_a_run_will_ask_for(tiny_run, tmp_path: Path) -> None:
     assert asked(load(path, ["rollout.sampler=transformers"])) == []
     assert asked(load(path, ['rollout.engines=["http://127.0.0.1:9"]'])) == []
     assert asked(load(path, ["model.path=nowhere"])) == [], "the trainer says what is wrong with it"
+    crowded = ["model.dtype=bfloat16", "rollout.engine_memory_gib=1e6"]
+    assert asked(load(path, crowded)) == [("float32", None)], "no room for both, and the proof comes first"
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "config.json").write_text('{"quantization_config": {}}')
     packed = [f"model.path={tmp_path}/packed", "model.dtype=bfloat16"]
@@ -105,7 +107,7 @@ def test_a_run_starts_one_engine_and_leaves_none(tiny_run, tmp_path: Path, monke
     monkeypatch.undo()
     runs.train(tiny_run("run", sampler="vllm", steps=1, model=make_tiny_model(tmp_path / "model")))
     assert (tmp_path / "run" / "engine.log").read_text().count("Started server process") == 1
-    assert runs.alive(str(tmp_path)) == []
+    assert runs.alive(str(tmp_path)) + runs.writing(str(tmp_path)) == []
 
 
 @needs_vllm
@@ -121,4 +123,4 @@ def test_a_run_that_is_refused_ends_what_was_launched(
     assert process.returncode != 0
     assert "train.jsonl" in output
     assert (tmp_path / "run" / "engine.log").exists()
-    assert runs.alive(str(tmp_path)) == []
+    assert runs.alive(str(tmp_path)) + runs.writing(str(tmp_path)) == []
