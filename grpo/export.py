@@ -9,13 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 
 from grpo.config import Config
 from grpo.errors import ConfigError, ModelError
+from grpo.folding import fold
 from grpo.manifest import Checkpoint, verify
-from grpo.policy import load_base, load_tokenizer
+from grpo.policy import load_base, load_tokenizer, lora_layers
 
 CHANGED = "| data, grader, base model | changed since the training, or not at hand: no digests |"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -41,9 +41,13 @@ def export_merged(run: Path, config: Config, adapter: Path, out: Path) -> None:
         raise ModelError(f"{config.model.path}: its weights are quantised; export the adapter, which engines add to it")
     _claim(out)
     base = load_base(config.model.path, str(settings.get("torch_dtype") or settings.get("dtype") or "float32"))
-    with torch.no_grad():
-        merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
-    merged.save_pretrained(str(out))
+    adapted = PeftModel.from_pretrained(base, str(adapter))
+    for number, (name, layer) in enumerate(lora_layers(adapted).items()):
+        folded = fold(layer.get_base_layer().weight.detach(), layer.get_delta_weight("default"), number)
+        if not bool(folded.isfinite().all()):
+            raise ModelError(f"{adapter}: {name} has numbers that are not finite")
+        layer.get_base_layer().weight.data = folded
+    adapted.unload().save_pretrained(str(out))
     load_tokenizer(config.model.path).save_pretrained(str(out))
     (out / "README.md").write_text(card(run, config, adapter, merged=True))
 

@@ -26,6 +26,7 @@ from grpo.adapted import LAYERS
 from grpo.attention import FULL, WINDOWED, Form, by_blocks, seen, use_blocks
 from grpo.batch import Batch
 from grpo.errors import ModelError
+from grpo.folding import fold
 from grpo.four_bits import pack, plain_weight
 from grpo.reading import Reader
 from grpo.sections import Lora
@@ -186,7 +187,7 @@ class Policy:
 
     def lora_layers(self) -> dict[str, LoraLayer]:
         """Adapted modules by their name in the base model."""
-        return {n: m for n, m in self.model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+        return lora_layers(self.model)
 
     def left_alone(self) -> dict[str, float]:
         """Matrices no adapter reaches, embeddings aside: last two parts of their names, share of all matrices."""
@@ -215,13 +216,14 @@ class Policy:
 
         Only they: an engine that reloads a tied embedding may keep its old head, and nothing else has changed.
         ``version`` goes into the file's header, where the engine's side reads it back. Returns the share of the update
-        that survives rounding, <kept, wanted> / <wanted, wanted> over all adapted weights; 1 in exact arithmetic.
+        that survives rounding (folding.py), <kept, wanted> / <wanted, wanted> over all adapted weights; 1 in exact
+        arithmetic.
         """
         merged, kept, wanted = {}, 0.0, 0.0
-        for name, layer in self.lora_layers().items():
+        for number, (name, layer) in enumerate(self.lora_layers().items()):
             weight = plain_weight(layer.get_base_layer())
             delta = layer.get_delta_weight("default").float()
-            folded = (weight.float() + delta).to(weight.dtype)
+            folded = fold(weight, delta, number)
             kept += float(((folded.float() - weight.float()) * delta).sum())
             wanted += float((delta * delta).sum())
             merged[f"{name}.weight"] = folded.cpu().contiguous()
@@ -230,6 +232,11 @@ class Policy:
         except SafetensorError as error:
             raise OSError(f"{path}: cannot be written: {error}") from None
         return kept / wanted if wanted else 1.0
+
+
+def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
+    """Adapted modules by their name in the base model."""
+    return {n: m for n, m in model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
 
 
 def lora_settings(lora: Lora, *, packed: bool = False) -> LoraConfig:

@@ -42,6 +42,7 @@ ORDER = [
     "loss",
     "reading",
     "four_bits",
+    "folding",
     "adapted",
     "policy",
     "quantise",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.checkpoint import ADAPTER
 from grpo.cli import adapter, run_config
+from grpo.export import export_merged
 from grpo.hf_sampler import TransformersSampler
 from grpo.samplers import load_policy
 
 import runs
 
+WEIGHTS = "adapter_model.safetensors"
 PROBE = [([1, 70, 80, 2], [90, 91, 92]), ([1, 65, 2], [70, 0])]
 
 
@@ -27,6 +30,7 @@ def test_a_finished_run_in_other_hands(tiny_run, tmp_path: Path, tiny_model: Pat
     runs.train(tiny_run("run", steps=3))
     run = tmp_path / "run"
     _merged_and_adapter_are_the_policy(run, tiny_model, tmp_path)
+    _a_base_in_sixteen_bits_keeps_the_update(run, tiny_model, tmp_path)
     _the_card_says_what_it_was_made_from(run, tmp_path)
     _changed_files_have_no_digests(run, tmp_path)
     _damage_and_full_directories_are_refused(run, tmp_path)
@@ -74,6 +78,32 @@ def _merged_and_adapter_are_the_policy(finished: Path, tiny_model: Path, tmp_pat
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+def _a_base_in_sixteen_bits_keeps_the_update(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Of alpha / rank * B A, by hand from the adapter's file; rounded to the nearest a part of it would be lost."""
+    shutil.copytree(tiny_model, tmp_path / "low")
+    file, settings = tmp_path / "low" / "model.safetensors", tmp_path / "low" / "config.json"
+    large = 2.0**8  # of weights, beside an update that is far larger than those of real trainings
+    base = {name: value.to(torch.bfloat16) * large for name, value in load_file(file).items()}
+    save_file(base, file, {"format": "pt"})
+    described = json.loads(settings.read_text())
+    settings.write_text(json.dumps({k: v for k, v in described.items() if k != "dtype"} | {"torch_dtype": "bfloat16"}))
+    config = run_config(finished)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": tmp_path / "low"})})
+    export_merged(finished, config, adapter(finished), tmp_path / "merged-low")
+    merged, update = load_file(tmp_path / "merged-low" / "model.safetensors"), load_file(adapter(finished) / WEIGHTS)
+    kept = nearest = wanted = 0.0
+    for name in [name for name in update if "lora_A" in name]:
+        delta = config.lora.alpha / config.lora.rank * (update[name.replace("lora_A", "lora_B")] @ update[name])
+        key = name.removeprefix("base_model.model.").replace(".lora_A", "")
+        weight = base[key].float()
+        assert merged[key].dtype == torch.bfloat16
+        kept += float(((merged[key].float() - weight) * delta).sum())
+        nearest += float((((weight + delta).to(torch.bfloat16).float() - weight) * delta).sum())
+        wanted += float((delta * delta).sum())
+    assert nearest < 0.6 * wanted
+    assert kept == pytest.approx(wanted, rel=0.05)
 
 
 def _the_card_says_what_it_was_made_from(finished: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 ADVANTAGES, LOSS, BATCH, UPDATE = "grpo/advantages.py", "grpo/loss.py", "grpo/batch.py", "grpo/update.py"
 DRAWING, EPISODES = "grpo/drawing.py", "grpo/episodes.py"
 LOOP, AHEAD, VLLM = "grpo/loop.py", "grpo/ahead.py", "grpo/vllm_sampler.py"
-POLICY, ATTENTION, BLOCKS, ADAPTED = (f"grpo/{name}.py" for name in ("policy", "attention", "blocks", "adapted"))
+POLICY, FOLDING, ADAPTED = (f"grpo/{name}.py" for name in ("policy", "folding", "adapted"))
+ATTENTION, BLOCKS = "grpo/attention.py", "grpo/blocks.py"
 LINEAR, PLAIN_LINEAR, PLAIN_LOSS = (
     f"kernels/grpo_kernels/{name}.py" for name in ("linear", "plain_linear", "plain_loss")
 )
@@ -116,7 +117,10 @@ MUTATIONS = [
     (TRITON_ROWS, "own * away) / whole)", "away) / whole)"),
     (TRITON_ONLINE, "right, 2 * column + 1", "right, 2 * column"),
     (ATTENTION, "- window < places", "- window <= places"),
-    (POLICY, "(weight.float() + delta)", "(weight.float() - delta)"),
+    (POLICY, "fold(weight, delta, number)", "fold(weight, -delta, number)"),
+    (POLICY, "fold(weight, delta, number)", "(weight.float() + delta).to(weight.dtype)"),
+    (FOLDING, "1 << bits, (n,)", "1 << bits - 1, (n,)"),
+    (FOLDING, "bfloat16: 16", "bfloat16: 17"),
     (DRAWING, "(value - candidate.expected) / candidate.chance", "(value - candidate.expected)"),
     (DRAWING, "PRIOR + DISCOUNT * (self.passed - PRIOR)", "DISCOUNT * self.passed"),
     (DRAWING, "chances * (count / chances.sum())", "chances"),
@@ -147,6 +151,7 @@ QUICK = {
     **{file: ["tests/test_ahead.py"] for file in (LOOP, AHEAD, VLLM)},
     ADAPTED: ["tests/test_adapted.py"],
     POLICY: ["tests/test_policy.py"],
+    FOLDING: ["tests/test_folding.py"],
     DRAWING: ["tests/test_drawing.py", "-k", "not training"],
     EPISODES: ["tests/test_episodes.py", "-k", "not training"],
 }

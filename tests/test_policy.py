@@ -42,3 +42,22 @@ def test_a_reset_adapter_is_the_base_model(policy: Policy, tiny_model: Path, tmp
     policy.save_merged(tmp_path / "merged.safetensors", "base")
     base = load_file(tiny_model / "model.safetensors")
     assert all(torch.equal(w, base[n]) for n, w in load_file(tmp_path / "merged.safetensors").items())
+
+
+def test_in_bfloat16_a_small_update_reaches_the_merged_weights(tiny_model: Path, tmp_path: Path) -> None:
+    """As after a first step: to the nearest, less than a tenth of it would be left."""
+    policy = Policy.load(
+        tiny_model, dtype="bfloat16", lora=Lora(rank=8), seed=0, temperature=1.0, device=torch.device("cpu")
+    )
+    generator = torch.Generator().manual_seed(3)
+    state = policy.adapter_state()
+    drawn = {n: torch.randn(v.shape, generator=generator) * 1e-5 if "lora_B" in n else v for n, v in state.items()}
+    policy.load_adapter_state(drawn)
+    left = wanted = 0.0
+    for layer in policy.lora_layers().values():
+        weight, delta = layer.get_base_layer().weight.detach(), layer.get_delta_weight("default").detach()
+        nearest = (weight.float() + delta.float()).to(weight.dtype).float()
+        left += float(((nearest - weight.float()) * delta).sum())
+        wanted += float((delta * delta).sum())
+    assert left < 0.1 * wanted
+    assert policy.save_merged(tmp_path / "merged.safetensors", "step-1") == pytest.approx(1.0, abs=0.1)
