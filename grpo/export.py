@@ -45,7 +45,7 @@ def export_merged(run: Path, config: Config, adapter: Path, out: Path) -> None:
     for number, (name, layer) in enumerate(lora_layers(adapted).items()):
         folded = fold(layer.get_base_layer().weight.detach(), layer.get_delta_weight("default"), number)
         if not bool(folded.isfinite().all()):
-            raise ModelError(f"{adapter}: {name} has numbers that are not finite")
+            raise ModelError(f"{name}: {config.model.path} with {adapter} has numbers that are not finite")
         layer.get_base_layer().weight.data = folded
     adapted.unload().save_pretrained(str(out))
     load_tokenizer(config.model.path).save_pretrained(str(out))

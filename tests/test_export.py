@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.checkpoint import ADAPTER
 from grpo.cli import adapter, run_config
+from grpo.errors import ModelError
 from grpo.export import export_merged
 from grpo.hf_sampler import TransformersSampler
 from grpo.samplers import load_policy
@@ -104,6 +105,10 @@ def _a_base_in_sixteen_bits_keeps_the_update(finished: Path, tiny_model: Path, t
         wanted += float((delta * delta).sum())
     assert nearest < 0.6 * wanted
     assert kept == pytest.approx(wanted, rel=0.05)
+    base[key][0, 0] = torch.inf
+    save_file(base, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="not finite"):
+        export_merged(finished, config, adapter(finished), tmp_path / "broken")
 
 
 def _the_card_says_what_it_was_made_from(finished: Path, tmp_path: Path) -> None:
