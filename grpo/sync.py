@@ -30,8 +30,11 @@ EXACT = 1e-4
 LARGE_CHANGE = 0.1
 """The probe adapter must move the log-probs by this much (rms, nats), else the proof would show nothing."""
 PROBE_SCALE = {"float32": 0.02, "bfloat16": 0.08}
-"""Of the probe's B matrices. In bf16 two implementations differ by 0.1 nats whatever the adapter (SmolLM2-135M, rms):
-the probe must move the log-probs well beyond that, by 1.1 here, or it proves nothing."""
+"""Of the probe's B matrices, for rank 16 and alpha 32; other settings get what moves the weights as far. In bf16 two
+implementations differ by 0.1 nats whatever the adapter (SmolLM2-135M, rms): the probe must move the log-probs well
+beyond that, by 1.1 here, or it proves nothing."""
+USUAL_STRENGTH = 32 / 16**0.5
+"""Of rank 16 and alpha 32: entries of alpha / rank * B A grow with alpha / sqrt(rank)."""
 NOISE_FACTOR = 4.0
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
 """Share of the trainer's change by which the sampler's may differ: rounding grows with the change."""
@@ -81,7 +84,7 @@ class SyncProof:
         sampler.sync("base")
         proof = cls(policy, sampler, _draw_probe(sampler, prompts, seed), dtype)
         proof.base = proof._view()
-        policy.load_adapter_state(_large_adapter(saved, seed, PROBE_SCALE[dtype]))
+        policy.load_adapter_state(_large_adapter(saved, seed, PROBE_SCALE[dtype] * USUAL_STRENGTH / strength(policy)))
         sampler.sync("probe")
         moved = proof._view()
         proof._judge_start(moved, exact=dtype == "float32")
@@ -163,8 +166,14 @@ def _draw_probe(sampler: Sampler, prompts: Seq[Seq[int]], seed: int) -> Probe:
     return [(tuple(p), c.token_ids) for p, group in zip(chosen, groups, strict=True) for c in group]
 
 
+def strength(policy: Policy) -> float:
+    """How far entries of B of a given size move the weights: alpha / sqrt(rank)."""
+    layer = next(iter(policy.lora_layers().values()))
+    return float(layer.scaling["default"] * layer.r["default"] ** 0.5)
+
+
 def _large_adapter(saved: dict[str, Tensor], seed: int, scale: float) -> dict[str, Tensor]:
-    """B drawn with this deviation; at 0.02 the product B A has entries of about 1e-2 whatever the rank."""
+    """B drawn with this deviation."""
     generator = torch.Generator().manual_seed(seed)
     large = {}
     for name, value in saved.items():

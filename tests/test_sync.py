@@ -37,15 +37,17 @@ class CopySampler(TransformersSampler):
         return Delivery(seconds=0.0, modules=len(self.policy.lora_layers()), survived=1.0)
 
 
-@pytest.fixture
-def pair(tiny_model: Path) -> tuple[Policy, CopySampler]:
+def of_two(tiny_model: Path, lora: Lora) -> tuple[Policy, CopySampler]:
     def policy() -> Policy:
-        return Policy.load(
-            tiny_model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=1.0, device=torch.device("cpu")
-        )
+        return Policy.load(tiny_model, dtype="float32", lora=lora, seed=0, temperature=1.0, device=torch.device("cpu"))
 
     trainer = policy()
     return trainer, CopySampler(trainer, policy())
+
+
+@pytest.fixture
+def pair(tiny_model: Path) -> tuple[Policy, CopySampler]:
+    return of_two(tiny_model, Lora(rank=8))
 
 
 def update(policy: Policy, seed: int, size: float = 3e-3) -> None:
@@ -73,6 +75,19 @@ def test_a_correct_sampler_passes_step_after_step(pair) -> None:
         agreement = proof.check()
         assert agreement.visible is not None
         assert agreement.visible < 0.5, "the check could not have seen a half-scale fault"
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 2), (1, 32), (8, 16), (64, 128), (64, 1)])
+def test_the_probe_is_as_large_for_every_rank_and_alpha(tiny_model: Path, rank: int, alpha: int) -> None:
+    """As for rank 16 and alpha 32, of which rank 1 and alpha 2 with the same B would have a quarter, by
+    alpha / sqrt(rank); random matrices differ by some tens of per cent."""
+    moved = []
+    for lora in (Lora(rank=16, alpha=32), Lora(rank=rank, alpha=alpha)):
+        trainer, sampler = of_two(tiny_model, lora)
+        proof = SyncProof.establish(trainer, sampler, PROMPTS, "float32", seed=0)
+        sampler.sync("start")
+        moved.append(proof.check().change)  # from the probe back to the base model
+    assert 0.5 < moved[1] / moved[0] < 2.0
 
 
 def scaled(state: State) -> State:
