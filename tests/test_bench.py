@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from grpo import doctor
 from grpo.bench import intervals, measured, picture, protocol
@@ -107,7 +108,8 @@ def test_a_wrong_publication_says_where(tmp_path: Path, points: str, said: str) 
 
 
 def test_differences_are_those_of_least_squares() -> None:
-    """Against numpy's least squares on the model's own design matrix, and t's 97.5 % point of 6 degrees, 2.446912."""
+    """Against numpy's least squares on the model's own design matrix, and Dunnett's table: 3.10 for three against a
+    control with 6 degrees of freedom."""
     draw = np.random.default_rng(0)
     table = draw.normal(size=(4, 3))
     design = np.zeros((12, 6))
@@ -123,17 +125,33 @@ def test_differences_are_those_of_least_squares() -> None:
     assert ours is not None
     assert [d.mean for d in ours[1:]] == pytest.approx(found[1:4].tolist())
     for difference in ours[1:]:
-        assert difference.high - difference.mean == pytest.approx(2.446912 * error, rel=1e-6)
+        assert difference.high - difference.mean == pytest.approx(3.10 * error, rel=2e-3)
     assert (ours[0].mean, ours[0].low, ours[0].high) == (0.0, 0.0, 0.0)
     assert intervals.differences([[1.0, 2.0]]) is intervals.differences([[1.0], [2.0]]) is None
 
 
+@pytest.mark.parametrize(
+    ("comparisons", "freedom", "printed"), [(1, 5, 2.57), (2, 6, 2.86), (3, 8, 2.88), (5, 12, 2.90), (9, 20, 2.95)]
+)
+def test_intervals_are_as_wide_as_in_dunnetts_table(comparisons: int, freedom: int, printed: float) -> None:
+    """Dunnett, New multiple comparisons with a control, Biometrics 20 (1964), table II, two-sided, 5 %."""
+    assert intervals.errors_wide(comparisons, freedom) == pytest.approx(printed, abs=0.0051)
+
+
+def test_intervals_are_as_wide_as_scipys() -> None:
+    """Its ``dunnett``, by quasi-Monte Carlo, on one-way data: four groups of three, so 8 degrees of freedom."""
+    table = np.random.default_rng(0).normal(size=(4, 3))
+    theirs = scipy.stats.dunnett(*table[1:], control=table[0], rng=np.random.default_rng(1)).confidence_interval()
+    error = np.sqrt(table.var(axis=1, ddof=1).mean() * 2 / 3)
+    assert (theirs.high - theirs.low) / 2 / error == pytest.approx(np.full(3, intervals.errors_wide(3, 8)), rel=1e-3)
+
+
 def test_intervals_hold_what_they_say() -> None:
-    """Of 4,000 tables without any effect 95 % cover 0, within four standard errors of that share."""
+    """In 95 % of 4,000 tables without any effect all four differences cover 0, within four standard errors of that."""
     draw = np.random.default_rng(1)
     tables = draw.normal(size=(4000, 5, 3)) + draw.normal(size=(4000, 1, 3))
-    found = [intervals.differences(table.tolist())[2] for table in tables]  # type: ignore[index]
-    covered = [difference.low < 0 < difference.high for difference in found]
+    found = [intervals.differences(table.tolist())[1:] for table in tables]  # type: ignore[index]
+    covered = [all(difference.low < 0 < difference.high for difference in row) for row in found]
     assert abs(np.mean(covered) - 0.95) < 4 * (0.95 * 0.05 / 4000) ** 0.5
     single = [intervals.interval(row.tolist()) for row in draw.normal(size=(4000, 3))]
     assert abs(np.mean([low < 0 < high for low, high in single if low]) - 0.95) < 4 * (0.95 * 0.05 / 4000) ** 0.5  # type: ignore[misc]
