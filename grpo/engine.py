@@ -38,6 +38,7 @@ class EngineOptions:
     max_model_len: int
     device: str
     """``cpu`` or ``cuda``."""
+    compiled: bool
     memory_gib: float
     memory_share: float
     seed: int
@@ -84,7 +85,7 @@ def command(options: EngineOptions, listen: dict[str, str | int | Path]) -> list
     flags = ["--disable-uvicorn-access-log", "--served-model-name", *options.names]
     if options.device == "cpu":
         # A seeded request whose prefill is split makes vLLM rewind a CPU generator, which has no offset to rewind.
-        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]
+        flags.append("--no-enable-chunked-prefill")
         args["--block-size"] = 32  # the default of 128 leaves short prompts out of the prefix cache
         # In one process with the scheduler: vLLM's default for CPUs starts a second one, and both spin for a second
         # after each request, on cores the trainer needs by then.
@@ -93,6 +94,8 @@ def command(options: EngineOptions, listen: dict[str, str | int | Path]) -> list
         args["--gpu-memory-utilization"] = options.memory_share
         args["--tensor-parallel-size"] = options.tensor_parallel
         flags += ["--enable-sleep-mode"] if options.sleeps else []
+    if not options.compiled:
+        flags.append("--enforce-eager")
     if options.lora_rank is not None:
         flags.append("--enable-lora")
         args |= {

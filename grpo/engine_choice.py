@@ -59,6 +59,7 @@ def engine_options(config: Config, dtype: str, device: str, strategy: str, targe
         dtype=dtype,
         max_model_len=config.data.max_prompt_tokens + max(config.longest_completion, PROBE_TOKENS) + 1,
         device=device,
+        compiled=rollout.compile == "always" or (rollout.compile == "auto" and device == "cuda"),
         memory_gib=rollout.engine_memory_gib,
         memory_share=rollout.engine_memory_share,
         seed=config.run.seed,

@@ -2,8 +2,9 @@
 
 The exact proof is about code: that these libraries and ours carry an adapter to the engine without an error. It does
 not depend on what is learned, so it is kept under a digest of all it does depend on: versions, our own sources, the
-model's configuration and the shapes of its tensors, the adapter's settings, the longest sequence, the kernels' form,
-vLLM's variables, the processor or card. Every run proves its own pair anew, and every sync.
+model's configuration and the shapes of its tensors, the adapter's settings, the engine's longest sequence and whether
+it compiles, the kernels' form, vLLM's variables, the processor or card. Every run proves its own pair anew, and every
+sync.
 
 Attention that looks back through a window is proved by every run, with prompts as long as its own. And nothing here
 ever ends a run: what cannot be read is no proof, and what cannot be kept is proved again.
@@ -89,6 +90,7 @@ def _path(config: Config, device: str) -> Path | None:
     room = 1.0  # whether there is any now says nothing of a proof that was made
     if choose_sampler(config) != "vllm" or why_no_proof(config, room) or _has_window(json.loads(described)):
         return None
+    engine = engine_options(config, "float32", device, "merged", set())
     parts = {
         "packages": {name: _version(name) for name in PACKAGES},
         "sources": _sources(),
@@ -96,7 +98,7 @@ def _path(config: Config, device: str) -> Path | None:
         "tensors": {file.name: _header(file) for file in sorted(config.model.path.glob("*.safetensors"))},
         "lora": config.lora.model_dump(mode="json"),
         "temperature": config.rollout.temperature,
-        "longest": engine_options(config, "float32", device, "merged", set()).max_model_len,
+        "engine": [engine.max_model_len, engine.compiled],
         "kernels": config.update.kernels,
         "vllm": {name: value for name, value in os.environ.items() if name.startswith("VLLM_")},
         "device": _card() if device == "cuda" else [platform.machine(), _processor()],

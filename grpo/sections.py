@@ -200,9 +200,10 @@ class Rollout(Section):
     sync: Literal["auto", "adapter", "merged"] = "auto"
     """How new weights reach the engine. auto: merged on a CPU, adapter on a GPU."""
     engine_memory_gib: float = Field(1.0, gt=0)
-    """KV cache on a CPU."""
     engine_memory_share: float = Field(0.4, gt=0, le=0.95)
-    """Share of a GPU's memory the engine may take."""
+    """What the engine may take: on a CPU a KV cache of so many GiB, on a GPU that share of its memory."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Whether vLLM compiles the model. auto: on a GPU, where its start is short beside what it gains."""
     tensor_parallel: int = Field(1, ge=1, le=8)
     """GPUs over which the engine's weights are split."""
     sleep: bool = False

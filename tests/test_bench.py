@@ -393,6 +393,11 @@ def test_every_kind_of_published_value_is_drawn(tmp_path: Path) -> None:
     assert heights == [150 * 11.5, 150 * 4.5]
 
 
+@pytest.mark.parametrize("count", [1, 10, 12, 20])
+def test_no_two_variants_have_one_colour(count: int) -> None:
+    assert len(set(picture.colours(count))) == count
+
+
 def test_a_run_without_test_prompts_has_no_scores(tmp_path: Path) -> None:
     assert measured._scores(RunLog(tmp_path), {}) == {}
 

@@ -154,6 +154,7 @@ FIELDS = [
     "rollout.sync",
     "rollout.engine_memory_gib",
     "rollout.engine_memory_share",
+    "rollout.compile",
     "rollout.sleep",
     "rollout.ahead",
     "rollout.tensor_parallel",

@@ -15,6 +15,7 @@ import torch
 
 from grpo import engine, process_host
 from grpo.config import load
+from grpo.engine import command
 from grpo.hf_sampler import TransformersSampler
 from grpo.policy import Policy
 from grpo.rollout import Sampling
@@ -34,8 +35,11 @@ PROMPTS = [[1, 70 + i, 80, 90 + i, 2] for i in range(4)]
 SAMPLING = Sampling(completions=3, max_tokens=8, temperature=0.8)
 
 
-def open_sampler(model: Path, tmp_path: Path, tiny_run, strategy: str = "merged") -> VllmSampler:
-    config = load(tiny_run("unused", sampler="vllm", model=model), [f"rollout.sync={strategy}", "rollout.timeout_s=60"])
+def open_sampler(
+    model: Path, tmp_path: Path, tiny_run, strategy: str = "merged", compile_: str = "auto"
+) -> VllmSampler:
+    settings = [f"rollout.sync={strategy}", f"rollout.compile={compile_}", "rollout.timeout_s=60"]
+    config = load(tiny_run("unused", sampler="vllm", model=model), settings)
     policy = Policy.load(model, dtype="float32", lora=Lora(rank=8), seed=0, temperature=0.8, device=torch.device("cpu"))
     sampler = VllmSampler(config, policy, dtype="float32", log=tmp_path / "engine.log", on_restart=lambda _reason: None)
     sampler.ready()
@@ -178,6 +182,21 @@ def test_a_frozen_engine_is_replaced(tiny_model: Path, tmp_path: Path, tiny_run)
         _survives(sampler, signal.SIGSTOP)
     finally:
         sampler.close()
+
+
+@pytest.mark.slow
+def test_a_compiled_engine_follows_the_trainer_and_comes_back_the_same(
+    tiny_model: Path, tmp_path: Path, tiny_run
+) -> None:
+    """What was compiled for the first weights multiplies by later ones, and is the same after a kill."""
+    sampler = open_sampler(tiny_model, tmp_path, tiny_run, compile_="always")
+    try:
+        _proves_its_sync(sampler)
+        _returns_what_it_sampled(sampler)
+        _survives(sampler, signal.SIGKILL)
+    finally:
+        sampler.close()
+    assert "--enforce-eager" not in command(sampler.engine.options, {})
 
 
 @pytest.mark.parametrize(("tied", "strategy"), [(True, "merged"), (False, "adapter")])

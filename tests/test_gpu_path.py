@@ -158,6 +158,7 @@ def options(**given: Any) -> EngineOptions:
         "dtype": "bfloat16",
         "max_model_len": 1024,
         "device": "cuda",
+        "compiled": True,
         "memory_gib": 1.0,
         "memory_share": 0.7,
         "seed": 3,
@@ -180,8 +181,19 @@ def test_vllms_parser_takes_every_command_line() -> None:
     assert parsed.enable_sleep_mode
     assert parsed.gpu_memory_utilization == 0.7
     assert (parsed.enable_lora, parsed.max_lora_rank, parsed.lora_target_modules) == (True, 32, ["q_proj", "down_proj"])
+    assert not parsed.enforce_eager
     for given in ({"device": "cpu"}, {"lora_rank": None}, {"sleeps": False}):
         parser.parse_args(command(options(**given), {"--uds": Path("/tmp/engine.sock")})[3:])
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "compiled"),
+    [("auto", "cpu", False), ("auto", "cuda", True), ("always", "cpu", True), ("never", "cuda", False)],
+)
+def test_whether_the_engine_compiles(tiny_run, asked: str, where: str, compiled: bool) -> None:
+    config = load(tiny_run("unused"), [f"rollout.compile={asked}"])
+    chosen = engine_choice.engine_options(config, "float32", where, "merged", set())
+    assert ("--enforce-eager" in command(chosen, {})) is not compiled
 
 
 @pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")

@@ -1,9 +1,13 @@
 """TRL's GRPOTrainer on the race's terms; the seconds of each step to standard output, as JSON.
 
 python trl_run.py MODEL PROMPTS DTYPE BATCH STEPS [vllm]
+
+With ``vllm`` its sampler is a vLLM in the trainer's own process ("colocate"). The other way, TRL's server, takes its
+weights over NCCL, which a CPU has not.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 PROMPTS, GROUP, TOKENS = 8, 8, 48
+GAP = "sampling/sampling_logp_difference/mean"
+"""Of log-probabilities, between vLLM and the trainer: whether vLLM has the trainer's weights."""
 
 
 class Clock(TrainerCallback):
@@ -39,7 +45,13 @@ def score(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
     return [share(messages[-1]["content"]) for messages in completions]
 
 
-def main(model: str, prompts: str, dtype: str, batch: int, steps: int) -> None:
+def colocated() -> dict[str, Any]:
+    """Settings of a vLLM in this process, for sequences of at most 256 tokens."""
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 256}
+
+
+def main(model: str, prompts: str, dtype: str, batch: int, steps: int, sampler: dict[str, Any]) -> None:
     """Fixed terms: LoRA on all linear layers, rank 16; no KL; temperature 1; one update a step."""
     rows = [json.loads(line) for line in Path(prompts).read_text().splitlines()]
     data = Dataset.from_list([{"prompt": row["messages"]} for row in rows])
@@ -69,6 +81,7 @@ def main(model: str, prompts: str, dtype: str, batch: int, steps: int) -> None:
             save_strategy="no",
             logging_steps=1,
             disable_tqdm=True,
+            **sampler,
         ),
     )
     trainer.train()
@@ -76,8 +89,10 @@ def main(model: str, prompts: str, dtype: str, batch: int, steps: int) -> None:
         entry["completions/mean_length"] for entry in trainer.state.log_history if "completions/mean_length" in entry
     ]
     seconds = [end - start for start, end in zip(clock.ends, clock.ends[1:], strict=False)]
-    print(json.dumps({"seconds": seconds, "tokens": lengths}), flush=True)
+    gaps = [entry[GAP] for entry in trainer.state.log_history if GAP in entry]
+    print(json.dumps({"seconds": seconds, "tokens": lengths, "gaps": gaps}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    own = colocated() if sys.argv[6:] == ["vllm"] else {}
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), own)

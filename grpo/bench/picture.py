@@ -35,9 +35,9 @@ def save_picture(runs: Seq[Measured], published: Published, title: str, target: 
     panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
     drawn = {name: own for name, own in by_variant(runs).items() if own}
     for axes, metric in zip(panels, metrics, strict=True):
-        for number, (variant, own) in enumerate(drawn.items()):
-            draw = _draw_heldout if metric == "heldout_reward" else _draw_curve
-            draw(axes, own, metric, label_of(variant, own), f"C{number % 10}")
+        draw = _draw_heldout if metric == "heldout_reward" else _draw_curve
+        for (variant, own), colour in zip(drawn.items(), colours(len(drawn)), strict=True):
+            draw(axes, own, metric, label_of(variant, own), colour)
         points = [point for point in published.points if point.metric == metric]
         _draw_published(axes, points, last_step(runs, published))
         axes.set(ylabel=TITLES[metric])
@@ -47,8 +47,16 @@ def save_picture(runs: Seq[Measured], published: Published, title: str, target: 
     panels[0].set(title=title if drawn else f"{title}\nnot run")
     panels[-1].set(xlabel="step")
     if panels[0].get_legend_handles_labels()[0]:
-        panels[0].legend(fontsize="small", ncols=2)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small", ncols=3)
     figure.savefig(target)
+
+
+def colours(count: int) -> list[tuple[float, float, float]]:
+    """Different ones for up to twenty variants."""
+    import matplotlib
+
+    named = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
+    return [named(number % named.N)[:3] for number in range(count)]
 
 
 def label_of(variant: str, runs: Seq[Measured]) -> str:
@@ -63,7 +71,7 @@ def last_step(runs: Seq[Measured], published: Published) -> int:
     return (published.end and published.end.steps) or max(ends, default=1)
 
 
-def _draw_curve(axes: Any, runs: Seq[Measured], metric: Metric, label: str, colour: str) -> None:
+def _draw_curve(axes: Any, runs: Seq[Measured], metric: Metric, label: str, colour: Any) -> None:
     middle_T, low_T, high_T = band(runs, metric)
     steps_T = np.arange(1, len(middle_T) + 1)
     axes.plot(steps_T, middle_T, color=colour, lw=1.8, label=label)
@@ -73,7 +81,7 @@ def _draw_curve(axes: Any, runs: Seq[Measured], metric: Metric, label: str, colo
             axes.axvline(run.steps, color=colour, ls="--", lw=0.8, alpha=0.6)
 
 
-def _draw_heldout(axes: Any, runs: Seq[Measured], metric: Metric, label: str, colour: str) -> None:
+def _draw_heldout(axes: Any, runs: Seq[Measured], metric: Metric, label: str, colour: Any) -> None:
     for run in runs:
         for step, mean, low, high in run.heldout:
             axes.errorbar([step], [mean], yerr=[[mean - low], [high - mean]], fmt="o", color=colour, ms=3, capsize=2)

@@ -178,6 +178,7 @@ def options(base: Path, names: list[str], rank: int, dtype: str) -> EngineOption
         dtype=own if dtype == "auto" else dtype,
         max_model_len=min(LONGEST_CONTEXT, context_length(base)),
         device=where,
+        compiled=where == "cuda",
         memory_gib=1.0,
         memory_share=0.4,
         seed=0,
