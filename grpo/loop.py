@@ -28,7 +28,7 @@ from grpo.errors import CheckpointError
 from grpo.evaluate import evaluate
 from grpo.groups import groups_of
 from grpo.headstart import HeadStart
-from grpo.memory import device_name, peak_gib
+from grpo.memory import device_name, keep_freed, peak_gib
 from grpo.metrics import describe, describe_heldout, describe_sync
 from grpo.outcome import Outcome, conclude, finished
 from grpo.outlook import forecast_of, resolution
@@ -246,6 +246,8 @@ def run(settings: Config, display: Display, early: HeadStart | None = None) -> O
     patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
     # Without a GPU accelerate sees the ranks of a launch only when it is told that the CPU is meant.
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
+    if accelerator.device.type == "cpu":
+        keep_freed()
     if not accelerator.is_main_process:
         display = Display(quiet=True)
     if early and not (accelerator.is_main_process and accelerator.device.type == "cpu"):

@@ -1,5 +1,6 @@
 """What this process computes on, and held at its peak. Touches: the process, the device."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -8,6 +9,20 @@ from pathlib import Path
 import torch
 
 GIB = 2**30
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt(3)."""
+
+
+def keep_freed() -> None:
+    """Have this process keep the memory it frees, where its C library is glibc.
+
+    A pass on a CPU frees gigabytes that the next one asks for again: without this the kernel takes them back and hands
+    them out anew, page by page (docs/log.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(TRIM_THRESHOLD, -1)  # never
+        mallopt(MMAP_MAX, 0)
 
 
 def device_name(device: torch.device) -> str:

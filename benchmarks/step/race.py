@@ -1,11 +1,12 @@
 """A whole GRPO step against TRL's, on this machine: seconds a step, and memory. ``make bench-step``.
 
-    .venv/bin/python benchmarks/step/race.py [--rounds 2] [--steps 4] [--out FILE]
+    .venv/bin/python benchmarks/step/race.py [--rounds 2] [--steps 3] [--out FILE]
 
 8 prompts x 8 completions x 48 tokens of SmolLM2-135M-Instruct, LoRA rank 16 on all linear layers, one update a step, no
 group skipped. Both sides train from a copy of the model whose end-of-sequence token is one that is practically never
 drawn, so that all completions are 48 tokens long. TRL samples with transformers; each side runs in each dtype, ours in
-bfloat16 with a compiled sampler, too, and the fastest of each side counts. Starting is not counted. The runs of a round follow each other; the first step of a run is left out on both sides.
+bfloat16 with a compiled sampler, too, and the fastest of each side counts. Starting does not count. The runs of a round
+follow each other; the first step of a run is left out on both sides.
 """
 
 import argparse
