@@ -15,7 +15,6 @@ import torch
 
 from grpo import engine, process_host
 from grpo.config import load
-from grpo.engine import command
 from grpo.hf_sampler import TransformersSampler
 from grpo.policy import Policy
 from grpo.rollout import Sampling
@@ -56,6 +55,7 @@ def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run
     sampler, log = open_sampler(tiny_model, tmp_path, tiny_run), str(tmp_path / "engine.log")
     try:
         _listens_privately(sampler)
+        assert _compilation(sampler) == 0, "on a CPU, unless it is asked for"
         _is_capped(sampler)
         everyone = [Path(f"/proc/{pid}/cmdline").read_text() for pid in runs.writing(log)]
         assert any("EngineCore" in words for words in everyone), "who holds the weights is seen"
@@ -68,6 +68,11 @@ def test_one_engine_from_start_to_end(tiny_model: Path, tmp_path: Path, tiny_run
         sampler.close()
     assert not scratch.exists()
     assert runs.alive(str(scratch)) + runs.writing(log) == []
+
+
+def _compilation(sampler: VllmSampler) -> int:
+    """vLLM's CompilationMode, by its own word; 0 is none."""
+    return int(sampler.engine.get("/server_info?config_format=json")["vllm_config"]["compilation_config"]["mode"])
 
 
 def _is_capped(sampler: VllmSampler) -> None:
@@ -189,14 +194,15 @@ def test_a_compiled_engine_follows_the_trainer_and_comes_back_the_same(
     tiny_model: Path, tmp_path: Path, tiny_run
 ) -> None:
     """What was compiled for the first weights multiplies by later ones, and is the same after a kill."""
-    sampler = open_sampler(tiny_model, tmp_path, tiny_run, compile_="always")
+    sampler, log = open_sampler(tiny_model, tmp_path, tiny_run, compile_="always"), str(tmp_path / "engine.log")
     try:
+        assert _compilation(sampler) > 0
         _proves_its_sync(sampler)
         _returns_what_it_sampled(sampler)
         _survives(sampler, signal.SIGKILL)
     finally:
         sampler.close()
-    assert "--enforce-eager" not in command(sampler.engine.options, {})
+    assert runs.alive(str(sampler.engine.scratch)) + runs.writing(log) == []
 
 
 @pytest.mark.parametrize(("tied", "strategy"), [(True, "merged"), (False, "adapter")])

@@ -2,7 +2,8 @@
 
     MALLOC_MMAP_THRESHOLD_=262144 python tests/update_peak.py MODEL DTYPE TOKENS
 
-The variable makes the allocator give tensors back when they are freed; what it keeps for later is not the trainer's.
+The variable makes the allocator give tensors back when they are freed; what it keeps for the next
+pass, as in a training on a CPU (grpo/memory.py), is no more than that pass asks for again.
 """
 
 import json

@@ -105,6 +105,8 @@ def summary(told: Sequence[dict[str, int]]) -> dict[str, float]:
 
 def measure(run: Path) -> list[dict[str, Any]]:
     """For each source of drafts and each length, over thirds of the run."""
+    if len(steps_of(run)) < 3:
+        raise SystemExit(f"{run}: a run of at least three steps is needed")
     rows = []
     for shared in (False, True):
         for length in LENGTHS:
@@ -119,7 +121,7 @@ def measure(run: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     runs = [Path(name) for name in sys.argv[1:]]
-    found = {str(run.resolve().relative_to(ROOT)): measure(run) for run in runs}
+    found = {str(run): measure(run) for run in runs}
     (ROOT / "benchmarks" / "results" / "drafts.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

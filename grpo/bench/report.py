@@ -25,8 +25,8 @@ RUN_HEAD = (
 CONTRAST_HEAD = ("variant", "seeds", "final test reward", "to the first", "mean training reward", "to the first")
 CONTRAST_NOTE = (
     "Final test reward is that of the chosen checkpoint; the mean training reward, over the steps that all runs made, "
-    "tells how fast it was learned. Differences have intervals that all cover with 95 % (Dunnett's): seeds are "
-    "blocks, and all variants share one variance."
+    "tells how fast it was learned. The intervals of a column's differences all cover with 95 % (Dunnett's): "
+    "seeds are blocks, and all variants share one variance."
 )
 
 
