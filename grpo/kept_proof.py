@@ -99,7 +99,7 @@ def _path(config: Config, device: str) -> Path | None:
         "lora": config.lora.model_dump(mode="json"),
         "temperature": config.rollout.temperature,
         "engine": [engine.max_model_len, engine.compiled],
-        "kernels": config.update.kernels,
+        "kernels": [config.update.kernels, config.update.compile],
         "vllm": {name: value for name, value in os.environ.items() if name.startswith("VLLM_")},
         "device": _card() if device == "cuda" else [platform.machine(), _processor()],
     }

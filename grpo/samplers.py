@@ -10,6 +10,7 @@ import torch
 from grpo_kernels import Kernels, choose
 
 from grpo import kept_proof
+from grpo.compilation import compile_layers
 from grpo.config import Config
 from grpo.display import Display
 from grpo.engine_choice import choose_sampler, exact_config, share_for_proof, why_no_proof
@@ -50,6 +51,10 @@ def load_policy(
         packed=config.update.pack_base and not whole,
         prepare=prepare,
     )
+    if config.update.compile:
+        if choose_sampler(config) != "vllm":
+            raise SetupError("update.compile needs vLLM: transformers samples with the layers that are trained")
+        compile_layers(policy)
     policy.kernels = kernels_of(config, device)
     policy.reader = Reader.of(policy.tokenizer, config.model.reasoning, config.model.template)
     return policy

@@ -252,24 +252,24 @@ class Update(Section):
     clip_high: float = Field(0.28, gt=0)
     """Larger than clip_low: "clip-higher", DAPO, arXiv 2503.14476."""
     importance: Literal["truncated", "none"] = "truncated"
-    """Whether a token is weighted for the gap between trainer and sampler; none: as if there were no gap."""
     importance_cap: float = Field(2.0, ge=1)
-    """Upper bound of that weight."""
+    """A token is weighted for the gap between trainer and sampler, by no more than the cap; none: as if none were."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL term against the base model; 0 skips its forward pass."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     mask_truncated: bool = False
     """Leave completions that were cut at the limit out of the loss; their rewards still count in the group's mean."""
     overlong_buffer: int = Field(0, ge=0)
-    """Tokens before the limit within which the reward is lowered, more and more; 0: none."""
     overlong_penalty: float = Field(1.0, gt=0)
-    """By how much at the limit."""
+    """Within so many tokens before the limit the reward is lowered, more and more, at the limit by the penalty."""
     max_grad_norm: float = Field(1.0, gt=0)
     kernels: Literal["auto", "fused", "plain"] = "auto"
     """fused: in Triton, for CUDA; plain: in torch. auto: fused on a GPU."""
     tokens_per_microbatch: int = Field(8192, ge=64)
     gradient_checkpointing: bool = False
     """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile the trainer's layers (torch.compile): shorter passes for a minute or more at the start."""
     shard_base: bool = False
     """Split the frozen model over the ranks of a launch (FSDP2): for models larger than a card."""
     pack_base: bool = False

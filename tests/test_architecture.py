@@ -45,6 +45,7 @@ ORDER = [
     "folding",
     "adapted",
     "policy",
+    "compilation",
     "quantise",
     "shapes",
     "placement",
@@ -111,7 +112,7 @@ ONLY_IN = {
     "vllm": set(),
     "triton": set(),
     "peft": {"adapted", "policy", "shapes", "export"},
-    "transformers": {"attention", "policy", "shapes", "standalone", "demo_model"},
+    "transformers": {"attention", "compilation", "policy", "shapes", "standalone", "demo_model"},
     "typer": {
         "cli",
         "cli_bench",

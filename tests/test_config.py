@@ -182,6 +182,7 @@ FIELDS = [
     "update.overlong_penalty",
     "update.max_grad_norm",
     "update.tokens_per_microbatch",
+    "update.compile",
     "update.gradient_checkpointing",
     "update.shard_base",
     "update.kernels",

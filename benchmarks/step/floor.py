@@ -5,7 +5,7 @@
 Counted: layers forward and the gradients of their inputs, in micro-batches as the race trains (a group's prompt once
 for its completions), the head's two matmuls, and what sampling multiplies: a prompt once, then a row for each token of
 each completion. Not counted: the adapter, attention, everything that is no matmul. Beside it the race's own seconds,
-where its result file is of this machine.
+where its result file names a processor of this kind: run it after the race, on the same machine.
 """
 
 import argparse
@@ -34,8 +34,9 @@ def main() -> None:
     for name in ("float32", "bfloat16"):
         found: dict[str, Any] = floor(getattr(torch, name))
         if raced["machine"] == results["machine"]:
-            found["seconds of the race"] = raced["seconds_a_step"][f"ours {name}"]["median"]
-            found["race / floor"] = found["seconds of the race"] / found["seconds"]["all"]
+            own = {n: s["median"] for n, s in raced["seconds_a_step"].items() if n.startswith(f"ours {name}")}
+            found["seconds of the race"] = own
+            found["race / floor"] = {n: seconds / found["seconds"]["all"] for n, seconds in own.items()}
         results[name] = found
         print(name, json.dumps(found, indent=1), flush=True)
     given.out.write_text(json.dumps(results, indent=1) + "\n")

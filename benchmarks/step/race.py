@@ -1,12 +1,13 @@
 """A whole GRPO step against TRL's, on this machine: seconds a step, and memory. ``make bench-step``.
 
-    .venv/bin/python benchmarks/step/race.py [--rounds 2] [--steps 3] [--out FILE]
+    .venv/bin/python benchmarks/step/race.py [--rounds 2] [--steps 3] [--dtypes ...] [--out FILE]
 
 8 prompts x 8 completions x 48 tokens of SmolLM2-135M-Instruct, LoRA rank 16 on all linear layers, one update a step, no
 group skipped. Both sides train from a copy of the model whose end-of-sequence token is one that is practically never
-drawn, so that all completions are 48 tokens long. TRL samples with transformers; each side runs in each dtype, ours in
-bfloat16 with a compiled sampler, too, and the fastest of each side counts. Starting does not count. The runs of a round
-follow each other; the first step of a run is left out on both sides.
+drawn, so that all completions are 48 tokens long. TRL samples with transformers. Each side runs in each dtype, and once
+more in bfloat16 with what it can compile: ours trainer and sampler, TRL its model (``torch_compile``). The fastest of
+each side counts, and beside it what is not compiled. Starting does not count. The runs of a round follow each other;
+the first step of a run is left out on both sides, and the second too where it is compiled.
 """
 
 import argparse
@@ -29,8 +30,7 @@ MODEL = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
 NEVER = "<reponame>"
 """A special token of the model's vocabulary that no chat contains."""
 DTYPES = ("float32", "bfloat16")
-BATCHES = (64,)
-"""Completions of one forward pass of TRL's."""
+COMPILED = ", compiled"
 
 
 def main() -> None:
@@ -38,19 +38,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "step-cpu.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model, prompts = endless(Path(scratch) / "model"), questions(Path(scratch) / "prompts.jsonl")
-        contestants = {f"ours {dtype}": (ours("auto"), dtype) for dtype in DTYPES}
-        contestants["ours bfloat16, compiled"] = ours("always"), "bfloat16"
-        contestants |= {f"TRL {dtype}, batches of {b}": (trl(b), dtype) for dtype in DTYPES for b in BATCHES}
+        kinds = [(dtype, False) for dtype in given.dtypes] + [("bfloat16", True)]
+        contestants = {
+            f"{side} {dtype}{COMPILED if compiled else ''}": (run, dtype, compiled)
+            for side, run in (("ours", ours), ("TRL", trl))
+            for dtype, compiled in kinds
+        }
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
         for number in range(given.rounds):
-            for name, (run, dtype) in contestants.items():
+            for name, (run, dtype, compiled) in contestants.items():
                 folder = Path(scratch) / f"{number} {name}"
                 folder.mkdir()
-                runs[name].append(run(model, prompts, dtype, given.steps, folder))
+                runs[name].append(run(model, prompts, dtype, given.steps, folder, compiled))
                 print(f"round {number + 1}, {name}: {runs[name][-1]}", flush=True)
     results = summary(runs)
     print(json.dumps(results, indent=1))
@@ -80,24 +84,20 @@ def questions(out: Path) -> Path:
     return out
 
 
-def ours(compiled: str):  # type: ignore[no-untyped-def]
+def ours(model: Path, prompts: Path, dtype: str, steps: int, folder: Path, compiled: bool) -> dict[str, Any]:
     """A training by ``grpo train``; every second from one step's start to its durable end counts."""
-
-    def run(model: Path, prompts: Path, dtype: str, steps: int, folder: Path) -> dict[str, Any]:
-        config = folder / "race.toml"
-        config.write_text(settings(model, prompts, dtype, compiled, steps, folder))
-        memory, _ = watched([sys.executable, "-m", "grpo.train", str(config)])
-        lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-        assert all(line["trained_tokens"] == line["sampled_tokens"] for line in lines), "no group is skipped"
-        parts = ("seconds_sampling", "seconds_update", "sync_seconds")
-        found = {part: median(line[part] for line in lines[1:]) for part in parts}
-        tokens = [line["sampled_tokens"] / 64 for line in lines]
-        return {"seconds": [line["seconds"] for line in lines[1:]], "tokens": tokens} | found | memory
-
-    return run
+    config, left_out = folder / "race.toml", 1 + compiled
+    config.write_text(settings(model, prompts, dtype, compiled, steps + compiled, folder))
+    memory, _ = watched([sys.executable, "-m", "grpo.train", str(config)])
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["trained_tokens"] == line["sampled_tokens"] for line in lines), "no group is skipped"
+    parts = ("seconds_sampling", "seconds_update", "sync_seconds")
+    found = {part: median(line[part] for line in lines[left_out:]) for part in parts}
+    tokens = [line["sampled_tokens"] / 64 for line in lines]
+    return {"seconds": [line["seconds"] for line in lines[left_out:]], "tokens": tokens} | found | memory
 
 
-def settings(model: Path, prompts: Path, dtype: str, compiled: str, steps: int, folder: Path) -> str:
+def settings(model: Path, prompts: Path, dtype: str, compiled: bool, steps: int, folder: Path) -> str:
     return f"""
 [run]
 dir = "{folder}/run"
@@ -113,27 +113,24 @@ file = "{HERE}/reward.py"
 prompts_per_step = 8
 completions_per_prompt = 8
 max_tokens = 48
-compile = "{compiled}"
+compile = "{"always" if compiled else "auto"}"
 [lora]
 rank = 16
 alpha = 32
 [update]
 tokens_per_microbatch = 4096
+compile = {str(compiled).lower()}
 [convergence]
 stop = false
 """
 
 
-def trl(batch: int):  # type: ignore[no-untyped-def]
-    """GRPOTrainer with batches of so many completions."""
-
-    def run(model: Path, prompts: Path, dtype: str, steps: int, folder: Path) -> dict[str, Any]:
-        words = [str(HERE / "trl_run.py"), str(model), str(prompts), dtype, str(batch), str(steps)]
-        memory, output = watched([sys.executable, "-W", "ignore", *words])
-        found = json.loads(output.splitlines()[-1])
-        return {"seconds": found["seconds"][1:], "tokens": found["tokens"]} | memory
-
-    return run
+def trl(model: Path, prompts: Path, dtype: str, steps: int, folder: Path, compiled: bool) -> dict[str, Any]:
+    """GRPOTrainer with all 64 completions in one forward pass, which is its fastest way here."""
+    words = [str(HERE / "trl_run.py"), str(model), str(prompts), dtype, "64", str(steps + compiled)]
+    memory, output = watched([sys.executable, "-W", "ignore", *words, *(["compiled"] if compiled else [])])
+    found = json.loads(output.splitlines()[-1])
+    return {"seconds": found["seconds"][1 + compiled :], "tokens": found["tokens"]} | memory
 
 
 def watched(command: list[str]) -> tuple[dict[str, float], str]:
@@ -164,6 +161,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         median(theirs["seconds"]) / median(mine["seconds"])
         for mine, theirs in zip(runs[best["ours"]], runs[best["TRL"]], strict=True)
     ]
+    plain = {side: [m for n, m in medians.items() if n.startswith(side) and COMPILED not in n] for side in best}
     peaks = {
         name: {key: max(run[key] for run in found) for key in ("trainer_mib", "tree_mib")}
         for name, found in runs.items()
@@ -175,6 +173,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "fastest": best,
         "ratio_step": medians[best["TRL"]] / medians[best["ours"]],
         "ratio_step_by_round": ratios,
+        "ratio_step_not_compiled": min(plain["TRL"]) / min(plain["ours"]),
         "ratio_memory": peaks[best["ours"]]["trainer_mib"] / peaks[best["TRL"]]["trainer_mib"],
         "ratio_memory_of_tree": peaks[best["ours"]]["tree_mib"] / peaks[best["TRL"]]["tree_mib"],
         "seconds_a_step": {n: {"median": medians[n], "lowest": min(v), "highest": max(v)} for n, v in seconds.items()},

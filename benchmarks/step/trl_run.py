@@ -1,9 +1,9 @@
 """TRL's GRPOTrainer on the race's terms; the seconds of each step to standard output, as JSON.
 
-python trl_run.py MODEL PROMPTS DTYPE BATCH STEPS [vllm]
+python trl_run.py MODEL PROMPTS DTYPE BATCH STEPS [vllm | compiled]
 
-With ``vllm`` its sampler is a vLLM in the trainer's own process ("colocate"). The other way, TRL's server, takes its
-weights over NCCL, which a CPU has not.
+With ``compiled`` torch compiles its model. With ``vllm`` its sampler is a vLLM in the trainer's own process
+("colocate"). The other way, TRL's server, takes its weights over NCCL, which a CPU has not.
 """
 
 import json
@@ -51,7 +51,7 @@ def colocated() -> dict[str, Any]:
     return {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 256}
 
 
-def main(model: str, prompts: str, dtype: str, batch: int, steps: int, sampler: dict[str, Any]) -> None:
+def main(model: str, prompts: str, dtype: str, batch: int, steps: int, own: dict[str, Any]) -> None:
     """Fixed terms: LoRA on all linear layers, rank 16; no KL; temperature 1; one update a step."""
     rows = [json.loads(line) for line in Path(prompts).read_text().splitlines()]
     data = Dataset.from_list([{"prompt": row["messages"]} for row in rows])
@@ -81,7 +81,7 @@ def main(model: str, prompts: str, dtype: str, batch: int, steps: int, sampler: 
             save_strategy="no",
             logging_steps=1,
             disable_tqdm=True,
-            **sampler,
+            **own,
         ),
     )
     trainer.train()
@@ -94,5 +94,5 @@ def main(model: str, prompts: str, dtype: str, batch: int, steps: int, sampler: 
 
 
 if __name__ == "__main__":
-    own = colocated() if sys.argv[6:] == ["vllm"] else {}
+    own = colocated() if sys.argv[6:] == ["vllm"] else {"torch_compile": sys.argv[6:] == ["compiled"]}
     main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), own)
