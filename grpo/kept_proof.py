@@ -2,9 +2,9 @@
 
 The exact proof is about code: that these libraries and ours carry an adapter to the engine without an error. It does
 not depend on what is learned, so it is kept under a digest of all it does depend on: versions, our own sources, the
-model's configuration and the shapes of its tensors, the adapter's settings, the engine's longest sequence and whether
-it compiles, the kernels' form, vLLM's variables, the processor or card. Every run proves its own pair anew, and every
-sync.
+model's configuration and the shapes of its tensors, the adapter's settings, the engine's longest sequence, whether
+engine and trainer compile, the kernels' form, vLLM's variables, the processor or card. Every run proves its own pair
+anew, and every sync.
 
 Attention that looks back through a window is proved by every run, with prompts as long as its own. And nothing here
 ever ends a run: what cannot be read is no proof, and what cannot be kept is proved again.

@@ -73,7 +73,13 @@ def test_it_is_found_for_what_it_was_made_for(run: Path) -> None:
     "change",
     [
         *("lora.rank=16", "lora.alpha=8", "lora.targets=q_proj", "rollout.temperature=0.5"),
-        *("update.kernels=plain", "data.max_prompt_tokens=500", "rollout.max_tokens=300", "rollout.compile=always"),
+        *(
+            "update.kernels=plain",
+            "update.compile=true",
+            "data.max_prompt_tokens=500",
+            "rollout.max_tokens=300",
+            "rollout.compile=always",
+        ),
     ],
 )
 def test_another_adapter_form_or_length_is_proved_anew(run: Path, change: str) -> None:
