@@ -42,7 +42,7 @@ bench-kernels: setup clients  ## the output layer against torch, torch.compile, 
 	then $(VENV)/python benchmarks/kernels/grid.py; \
 	else $(VENV)/python benchmarks/kernels/run.py --out benchmarks/kernels/cpu.json; fi
 
-bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about twenty minutes
+bench-step: setup clients  ## a whole GRPO step against TRL's GRPOTrainer; about an hour
 	@$(VENV)/python benchmarks/step/race.py
 
 bench-microbatch: setup  ## a micro-batch's pass: attention by rows and blocks, PEFT's adapter and ours; three minutes

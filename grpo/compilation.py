@@ -4,8 +4,8 @@ Each layer by itself, since all of them are the same code: one graph serves them
 of form and the adapter's own numbers stay outside. Shapes are variables of that graph, because no two steps have the
 same ones; another graph is made for passes without gradients, for a single row, for the base model without its adapter.
 
-What code the compiler makes of a graph depends on the first shapes it sees: a resumed run, which meets others first,
-agrees with the uninterrupted one to rounding only.
+What code the compiler makes of a graph depends on the first shapes it sees, in this run or by way of its cache in an
+earlier one: two runs, or a resumed one and an uninterrupted one, agree to rounding only.
 """
 
 import os

@@ -119,7 +119,8 @@ def open_chat(config: Config, adapter: Path | None, *, temperature: float, max_t
 def _policy(config: Config, adapter: Path | None) -> tuple[Policy, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(config, device.type)
-    policy = load_policy(config, device, dtype)
+    eager = config.model_copy(update={"update": config.update.model_copy(update={"compile": False})})
+    policy = load_policy(eager, device, dtype)
     if adapter:
         verify(Checkpoint(adapter, 0))
         state = load_file(adapter / "trainer.safetensors")

@@ -20,7 +20,7 @@ from race import MODEL, ROOT, cpu
 
 PROMPTS, PROMPT, COMPLETIONS, TOKENS = 8, 38, 8, 48
 """As in race.py; the prompts of the demo are 38 tokens long with their template."""
-ROWS_PER_MICROBATCH = 2
+ROWS_PER_MICROBATCH = 8
 REPEATS = 5
 
 

@@ -41,6 +41,7 @@ SERVER_ONLY = {
         "network",
     },
     "rollout": {"sampler", "prompts_per_step", "engine_memory_gib", "engine_memory_share"},
+    "update": {"compile"},
 }
 WHERE = "method.reinforcement"
 
