@@ -15,6 +15,7 @@ from grpo.config import load
 from grpo.errors import ConfigError, SetupError
 from grpo.samplers import load_policy
 from grpo.sections import Update
+from grpo.standalone import _policy
 from grpo.types import Sequence
 from grpo.update import Updater
 
@@ -73,6 +74,13 @@ def test_the_setting_decides(tiny_run: Callable[..., Path], monkeypatch: pytest.
     )
     layers = policy.model.get_base_model().get_decoder().layers
     assert [layer._compiled_call_impl is not None for layer in layers] == [compiled] * len(layers)
+
+
+def test_what_only_reads_a_policy_compiles_nothing(tiny_run: Callable[..., Path]) -> None:
+    """chat generates with its layers, and needs no compiler."""
+    policy, _ = _policy(load(tiny_run("x"), ["update.compile=true"]), None)
+    layers = policy.model.get_base_model().get_decoder().layers
+    assert [layer._compiled_call_impl for layer in layers] == [None] * len(layers)
 
 
 def test_transformers_would_sample_with_compiled_layers(tiny_run: Callable[..., Path]) -> None:
