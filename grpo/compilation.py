@@ -10,6 +10,8 @@ earlier one: two runs, or a resumed one and an uninterrupted one, agree to round
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch._dynamo as dynamo
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,9 +25,16 @@ GRAPHS = 64
 
 def compile_layers(policy: Policy) -> None:
     """Have each layer compiled when it is first called. Raises SetupError where a CPU's code could not be built."""
-    if policy.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-        raise SetupError("update.compile needs a C++ compiler on a CPU: apt install g++, or leave it off")
+    if policy.device.type == "cpu" and not can_build():
+        raise SetupError("update.compile needs a C++ compiler and Python's headers on a CPU: g++ and python3-dev")
     dynamo.config.recompile_limit = GRAPHS
     for module in policy.model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile(dynamic=True)
+
+
+def can_build() -> bool:
+    """Whether a compiler and Python's headers, which what torch writes for a CPU includes, are here."""
+    return (
+        bool(shutil.which(os.environ.get("CXX", "g++"))) and Path(sysconfig.get_path("include"), "Python.h").is_file()
+    )

@@ -88,6 +88,8 @@ class Config(Section):
             raise ValueError("update.shard_base and update.pack_base: packed layers cannot be split over ranks")
         if self.update.compile and (self.update.shard_base or self.update.pack_base):
             raise ValueError("update.compile: layers that are split over ranks or packed are not compiled")
+        if self.update.compile and self.rollout.sampler == "transformers":
+            raise ValueError("update.compile needs vLLM: transformers samples with the layers that are trained")
         if self.rollout.ahead and (self.rollout.sleep or self.rollout.sampler == "transformers"):
             raise ValueError("rollout.ahead needs an engine that samples during updates: vLLM, without rollout.sleep")
         if self.update.overlong_buffer > self.most_sampled:

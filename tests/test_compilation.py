@@ -1,5 +1,6 @@
 """Compiled layers give the numbers of eager ones to rounding, and are refused where they are not at home."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from test_update import more, policy_of, same, sequences
 from torch._dynamo.utils import counters
 
 from grpo import engine
-from grpo.compilation import compile_layers
+from grpo.compilation import can_build, compile_layers
 from grpo.config import load
 from grpo.errors import ConfigError, SetupError
 from grpo.samplers import load_policy
@@ -78,20 +79,34 @@ def test_the_setting_decides(tiny_run: Callable[..., Path], monkeypatch: pytest.
 
 def test_what_only_reads_a_policy_compiles_nothing(tiny_run: Callable[..., Path]) -> None:
     """chat generates with its layers, and needs no compiler."""
-    policy, _ = _policy(load(tiny_run("x"), ["update.compile=true"]), None)
+    policy, _ = _policy(load(tiny_run("x", sampler="auto"), ["update.compile=true"]), None)
     layers = policy.model.get_base_model().get_decoder().layers
     assert [layer._compiled_call_impl for layer in layers] == [None] * len(layers)
 
 
-def test_transformers_would_sample_with_compiled_layers(tiny_run: Callable[..., Path]) -> None:
+def test_transformers_would_sample_with_compiled_layers(
+    tiny_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for, or taken where there is no vLLM."""
+    with pytest.raises(ConfigError, match=r"update\.compile needs vLLM"):
+        load(tiny_run("x"), ["update.compile=true"])
+    monkeypatch.setattr("grpo.samplers.choose_sampler", lambda _: "transformers")
     with pytest.raises(SetupError, match=r"update\.compile needs vLLM"):
-        load_policy(load(tiny_run("x"), ["update.compile=true"]), CPU, "float32")
+        load_policy(load(tiny_run("x", sampler="auto"), ["update.compile=true"]), CPU, "float32")
 
 
 def test_a_missing_compiler_is_named(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SetupError, match=r"needs a C\+\+ compiler"):
         compile_layers(policy_of(tiny_model))
+
+
+def test_missing_headers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert not can_build()
+    (tmp_path / "Python.h").touch()
+    assert can_build()
 
 
 @pytest.mark.parametrize("other", ["update.shard_base=true", "update.pack_base=true"])
@@ -104,10 +119,17 @@ def test_layers_that_are_split_or_packed_are_refused(tiny_run: Callable[..., Pat
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")
-def test_a_run_with_compiled_layers(tiny_run: Callable[..., Path], tmp_path: Path) -> None:
-    """The sync is proved for them, and the run is the eager one to rounding."""
-    for name in ("eager", "compiled"):
-        runs.train(tiny_run(name, sampler="vllm", steps=2), f"update.compile={str(name == 'compiled').lower()}")
+def test_a_compiled_run_killed_and_resumed_is_the_eager_one_to_rounding(
+    tiny_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sync is proved for compiled layers; that there are some, torch says."""
+    eager, compiled = (tiny_run(name, sampler="vllm", steps=3) for name in ("eager", "compiled"))
+    runs.train(eager)
+    begun = runs.start(compiled, "update.compile=true")
+    runs.wait_for_step(begun, tmp_path / "compiled", 1)
+    runs.kill(begun)
+    monkeypatch.setenv("TORCH_LOGS", "recompiles")
+    assert "Recompiling function forward" in runs.train(compiled, "update.compile=true")
     for a, b in zip(*(runs.metrics(tmp_path / name) for name in ("eager", "compiled")), strict=True):
         for field in ("critic_rewards_mean", "actor_pg_loss", "actor_grad_norm", "actor_entropy", "sync_change"):
             assert a[field] == pytest.approx(b[field], rel=1e-3, abs=1e-6), (a["step"], field)

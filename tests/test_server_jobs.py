@@ -159,6 +159,16 @@ def test_the_first_words_of_our_own_section_are_checked_too(served: Served) -> N
     assert caught.value.param == "method.reinforcement.grpo.rollout.temprature"
 
 
+def test_a_job_resumes_to_the_byte_and_so_compiles_nothing(served: Served) -> None:
+    client = served.client()
+    file = client.files.create(file=("train.jsonl", rows(16)), purpose="fine-tune")
+    asked = method()
+    asked["reinforcement"]["grpo"]["update"] = {"compile": True}
+    with pytest.raises(openai.BadRequestError, match="the server's to decide") as caught:
+        client.fine_tuning.jobs.create(model="tiny", training_file=file.id, extra_body={"method": asked})
+    assert caught.value.param == "method.reinforcement.grpo.update.compile"
+
+
 def test_graders_can_be_tried(served: Served) -> None:
     client = served.client()
     grader = {"type": "lambda", "lambda": {"function": "letters"}}

@@ -93,8 +93,8 @@ def ours(model: Path, prompts: Path, dtype: str, steps: int, folder: Path, compi
     assert all(line["trained_tokens"] == line["sampled_tokens"] for line in lines), "no group is skipped"
     parts = ("seconds_sampling", "seconds_update", "sync_seconds")
     found = {part: median(line[part] for line in lines[left_out:]) for part in parts}
-    tokens = [line["sampled_tokens"] / 64 for line in lines]
-    return {"seconds": [line["seconds"] for line in lines[left_out:]], "tokens": tokens} | found | memory
+    tokens, taken = [line["sampled_tokens"] / 64 for line in lines], [line["seconds"] for line in lines]
+    return {"seconds": taken[left_out:], "left_out": taken[:left_out], "tokens": tokens} | found | memory
 
 
 def settings(model: Path, prompts: Path, dtype: str, compiled: bool, steps: int, folder: Path) -> str:
@@ -129,8 +129,9 @@ def trl(model: Path, prompts: Path, dtype: str, steps: int, folder: Path, compil
     """GRPOTrainer with all 64 completions in one forward pass, which is its fastest way here."""
     words = [str(HERE / "trl_run.py"), str(model), str(prompts), dtype, "64", str(steps + compiled)]
     memory, output = watched([sys.executable, "-W", "ignore", *words, *(["compiled"] if compiled else [])])
-    found = json.loads(output.splitlines()[-1])
-    return {"seconds": found["seconds"][1 + compiled :], "tokens": found["tokens"]} | memory
+    found, left_out = json.loads(output.splitlines()[-1]), 1 + compiled
+    taken = found["seconds"]
+    return {"seconds": taken[left_out:], "left_out": taken[:left_out], "tokens": found["tokens"]} | memory
 
 
 def watched(command: list[str]) -> tuple[dict[str, float], str]:
