@@ -43,13 +43,24 @@ class _Product(torch.autograd.Function):
         inner_TR = x.flatten(0, -2) @ a_RI.mT
         ctx.save_for_backward(x, weight_OI, a_RI, b_OR, inner_TR)
         out = nn.functional.linear(x, weight_OI, bias_O)
-        out.view(-1, out.shape[-1]).addmm_(inner_TR, b_OR.mT)
-        return out
+        return _added(out.view(-1, out.shape[-1]), inner_TR, b_OR.mT).view(out.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_OI, a_RI, b_OR, inner_TR = ctx.saved_tensors
         grad_TO = gradients[0].flatten(0, -2)
         grad_TR = grad_TO @ b_OR
-        grad_x = torch.addmm(grad_TO @ weight_OI, grad_TR, a_RI).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_x = _added(grad_TO @ weight_OI, grad_TR, a_RI).view(x.shape) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, grad_TR.mT @ x.flatten(0, -2), grad_TO.mT @ inner_TR
+
+
+def _added(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``out + left @ right``, in ``out`` itself where torch does as it is told.
+
+    The compiler would make a copy of ``out`` for that, and does not where the sum is one of wider numbers: then the
+    next operation on the result takes it in.
+    """
+    if not torch.compiler.is_compiling():
+        return out.addmm_(left, right)
+    wide = torch.promote_types(out.dtype, torch.float32)
+    return (out.to(wide) + (left @ right).to(wide)).to(out.dtype)

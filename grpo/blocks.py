@@ -96,7 +96,7 @@ def attend(
     of_prompts = _times(weights, prompt_value).permute(0, 4, 2, 1, 3, 5)
 
     then = _taken(query, blocks.completion_RGC).permute(0, 3, 1, 4, 2, 5)
-    own_key, own_value = (_taken(x, blocks.completion_RGC).permute(0, 3, 1, 2, 4) for x in (key, value))
+    own_key, own_value = (_taken(x, blocks.completion_RGC).permute(0, 3, 1, 2, 4).contiguous() for x in (key, value))
     scores = torch.cat([_times(then, prompt_key.mT), _times(then, own_key.mT)], -1)
     weights = _softmax(scores, _completions_see(blocks, window), sinks)
     on_prompt, on_own = torch.split(weights, [prompt_key.shape[2], own_key.shape[3]], -1)

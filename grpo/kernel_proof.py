@@ -1,4 +1,4 @@
-"""Proof that the fused kernels compute on this card what their specification says. Touches: GPU.
+"""Proof that fused or compiled kernels compute on this machine what their specification says. Touches: GPU.
 
 With a piece of the run's own head, before the run: a compiler, a driver or a card that gets them wrong ends it here.
 """
@@ -13,13 +13,14 @@ from grpo.errors import SetupError
 
 ROWS, COLUMNS = 192, 4001
 """Tokens and vocabulary of the trial: no multiple of a tile's."""
+REMEDY = {"fused": "update.kernels = plain", "compiled": "update.compile = false"}
 WORST_LOGP, WORST_ROW = 1e-3, 2e-2
 """In nats, and relative to a row of the gradient: a hundred and five times what was seen of 16-bit numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelError:
-    """Largest differences between the fused form and plain torch in fp32 on the same numbers."""
+    """Largest differences between a form and plain torch in fp32 on the same numbers."""
 
     logp: float
     gradient: float
@@ -40,8 +41,9 @@ def prove_kernels(kernels: Kernels, head: Tensor) -> KernelError:
     found = KernelError(float((logp - right).abs().max()), float(rows.max()))
     if not (found.logp <= WORST_LOGP and found.gradient <= WORST_ROW):
         raise SetupError(
-            f"the fused kernels are wrong on this card: log-probabilities by {found.logp:.2g} nats, gradients by "
-            f"{found.gradient:.2g} of a row. Train with update.kernels = plain, and report it with the card's name"
+            f"the {kernels.name} kernels are wrong on this {part.device.type}: log-probabilities by {found.logp:.2g} "
+            f"nats, gradients by {found.gradient:.2g} of a row. Train with {REMEDY[kernels.name]}, and report it with "
+            "the name of the chip"
         )
     return found
 

@@ -224,8 +224,8 @@ class Policy:
             weight = plain_weight(layer.get_base_layer())
             delta = layer.get_delta_weight("default").float()
             folded = fold(weight, delta, number)
-            kept += float(((folded.float() - weight.float()) * delta).sum())
-            wanted += float((delta * delta).sum())
+            kept += float(torch.dot(folded.to(delta.dtype, copy=True).sub_(weight).flatten(), delta.flatten()))
+            wanted += float(torch.dot(delta.flatten(), delta.flatten()))
             merged[f"{name}.weight"] = folded.cpu().contiguous()
         try:
             save_file(merged, path, metadata={"format": "pt", "version": version})

@@ -179,7 +179,7 @@ def open_resources(
                 if config.update.shard_base
                 else load_policy(config, accelerator.device, dtype)
             )
-        if log and policy.kernels.name == "fused":
+        if log and policy.kernels.name != "plain":
             log.event("kernels_proved", **asdict(prove_kernels(policy.kernels, policy.head)))
         tell_reach(policy, display)
         resources = Resources(

@@ -63,7 +63,7 @@ def load_policy(
 def kernels_of(config: Config, device: torch.device) -> Kernels:
     """The form of the kernels the configuration asks for. Raises SetupError where it cannot run."""
     try:
-        return choose(config.update.kernels, device)
+        return choose(config.update.kernels, device, compiled=config.update.compile)
     except RuntimeError as error:
         raise SetupError(f"update.kernels = {config.update.kernels}: {error}") from None
 

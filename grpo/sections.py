@@ -269,7 +269,7 @@ class Update(Section):
     gradient_checkpointing: bool = False
     """Keep one activation a layer and compute the rest again in the backward pass: less memory, a third more time."""
     compile: bool = False
-    """Compile the trainer's layers (torch.compile): shorter passes, at the price of minutes of compiling."""
+    """Compile the trainer's layers, a CPU's kernels too (torch.compile): shorter passes for minutes of compiling."""
     shard_base: bool = False
     """Split the frozen model over the ranks of a launch (FSDP2): for models larger than a card."""
     pack_base: bool = False

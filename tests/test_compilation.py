@@ -1,5 +1,6 @@
 """Compiled layers give the numbers of eager ones to rounding, and are refused where they are not at home."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from grpo_kernels import PLAIN
 from test_update import more, policy_of, same, sequences
 from torch._dynamo.utils import counters
 
@@ -75,6 +77,7 @@ def test_the_setting_decides(tiny_run: Callable[..., Path], monkeypatch: pytest.
     )
     layers = policy.model.get_base_model().get_decoder().layers
     assert [layer._compiled_call_impl is not None for layer in layers] == [compiled] * len(layers)
+    assert policy.kernels.name == ("compiled" if compiled else "plain")
 
 
 def test_what_only_reads_a_policy_compiles_nothing(tiny_run: Callable[..., Path]) -> None:
@@ -82,6 +85,7 @@ def test_what_only_reads_a_policy_compiles_nothing(tiny_run: Callable[..., Path]
     policy, _ = _policy(load(tiny_run("x", sampler="auto"), ["update.compile=true"]), None)
     layers = policy.model.get_base_model().get_decoder().layers
     assert [layer._compiled_call_impl for layer in layers] == [None] * len(layers)
+    assert policy.kernels is PLAIN
 
 
 def test_transformers_would_sample_with_compiled_layers(
@@ -130,6 +134,8 @@ def test_a_compiled_run_killed_and_resumed_is_the_eager_one_to_rounding(
     runs.kill(begun)
     monkeypatch.setenv("TORCH_LOGS", "recompiles")
     assert "Recompiling function forward" in runs.train(compiled, "update.compile=true")
+    events = [json.loads(line) for line in (tmp_path / "compiled" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("kernels_proved") == 2  # each time it is started
     for a, b in zip(*(runs.metrics(tmp_path / name) for name in ("eager", "compiled")), strict=True):
         for field in ("critic_rewards_mean", "actor_pg_loss", "actor_grad_norm", "actor_entropy", "sync_change"):
             assert a[field] == pytest.approx(b[field], rel=1e-3, abs=1e-6), (a["step"], field)

@@ -1,4 +1,4 @@
-"""The start-up proof of the fused kernels: right ones pass in Triton's interpreter, each planted fault is refused."""
+"""The start-up proof of kernels: right ones pass, fused ones in Triton's interpreter; each planted fault is refused."""
 
 from dataclasses import replace
 
@@ -24,27 +24,35 @@ def test_the_right_ones_pass(fused: Kernels, dtype: torch.dtype) -> None:
     assert found.gradient < {torch.float32: 1e-5, torch.bfloat16: 4e-3}[dtype]
 
 
+def test_compiled_ones_pass() -> None:
+    compiled = choose("auto", torch.device("cpu"), compiled=True)
+    found = prove_kernels(compiled, torch.randn(300, 40, generator=torch.Generator().manual_seed(1)).bfloat16())
+    assert found.logp < 2e-5
+    assert found.gradient < 4e-3
+
+
 @pytest.mark.parametrize("field", ["rest", "stored", "others"])
 def test_a_wrong_sum_is_refused(field: str) -> None:
     def wrong(*inputs: torch.Tensor):
         sums = PLAIN.anchored_sums(*inputs)
         return sums._replace(**{field: getattr(sums, field) * 1.1})
 
-    with pytest.raises(SetupError, match=r"wrong on this card.*update\.kernels = plain"):
-        prove_kernels(replace(PLAIN, anchored_sums=wrong), torch.randn(300, 40))
+    with pytest.raises(SetupError, match=r"fused kernels are wrong on this cpu.*update\.kernels = plain"):
+        prove_kernels(replace(PLAIN, name="fused", anchored_sums=wrong), torch.randn(300, 40))
 
 
 def test_no_number_is_refused() -> None:
     def wrong(*inputs: torch.Tensor):
         return PLAIN.anchored_sums(*inputs)._replace(rest=inputs[3] * torch.nan)
 
-    with pytest.raises(SetupError, match="nan"):
-        prove_kernels(replace(PLAIN, anchored_sums=wrong), torch.randn(300, 40))
+    with pytest.raises(SetupError, match=r"compiled kernels.*nan.*update\.compile = false"):
+        prove_kernels(replace(PLAIN, name="compiled", anchored_sums=wrong), torch.randn(300, 40))
 
 
 def test_the_choice_is_explicit() -> None:
     cpu = torch.device("cpu")
     assert choose("auto", cpu) is PLAIN
-    assert choose("plain", torch.device("cuda")) is PLAIN
+    assert choose("plain", torch.device("cuda"), compiled=True) is PLAIN
+    assert choose("auto", cpu, compiled=True).name == choose("plain", cpu, compiled=True).name == "compiled"
     with pytest.raises(RuntimeError, match="run on CUDA"):
         choose("fused", cpu)

@@ -18,8 +18,8 @@ DRAWING, EPISODES = "grpo/drawing.py", "grpo/episodes.py"
 LOOP, AHEAD, VLLM = "grpo/loop.py", "grpo/ahead.py", "grpo/vllm_sampler.py"
 POLICY, FOLDING, ADAPTED = (f"grpo/{name}.py" for name in ("policy", "folding", "adapted"))
 ATTENTION, BLOCKS = "grpo/attention.py", "grpo/blocks.py"
-LINEAR, PLAIN_LINEAR, PLAIN_LOSS = (
-    f"kernels/grpo_kernels/{name}.py" for name in ("linear", "plain_linear", "plain_loss")
+LINEAR, PLAIN_LINEAR, PLAIN_LOSS, COMPILED = (
+    f"kernels/grpo_kernels/{name}.py" for name in ("linear", "plain_linear", "plain_loss", "compiled")
 )
 TRITON_LINEAR, TRITON_ONLINE, TRITON_ROWS, TRITON_LOSS = (
     f"kernels/grpo_kernels/triton_{name}.py" for name in ("linear", "online", "rows", "loss")
@@ -85,7 +85,9 @@ MUTATIONS = [
     (ATTENTION, "query @ repeated[0].mT * scale", "query @ repeated[0].mT"),
     (ATTENTION, "weights[..., :-1]", "weights[..., 1:]"),
     (ADAPTED, ' * self.scaling["default"]', ""),
-    (ADAPTED, "torch.addmm(grad_TO @ weight_OI, grad_TR, a_RI)", "(grad_TO @ weight_OI)"),
+    (ADAPTED, "_added(grad_TO @ weight_OI, grad_TR, a_RI)", "(grad_TO @ weight_OI)"),
+    (ADAPTED, "_added(out.view(-1, out.shape[-1]), inner_TR, b_OR.mT)", "out"),
+    (ADAPTED, " + (left @ right).to(wide)", ""),
     (ADAPTED, "found: Tensor = base(x)\n            return found", "pass"),
     (BATCH, "torch.arange(prompt, prompt + count)", "torch.arange(start, start + count)"),
     (UPDATE, "sums.loss * self.config.minibatches", "sums.loss"),
@@ -97,9 +99,13 @@ MUTATIONS = [
     (PLAIN_LINEAR, "* inverse / whole", "/ whole"),
     (LINEAR, "anchors = logits - old", "anchors = logits + old"),
     (PLAIN_LINEAR, "mul_(sums.stored[:, None])", "mul_(sums.rest[:, None])"),
-    (PLAIN_LINEAR, "_forget(exps, targets - start)", "_forget(exps, targets)"),
+    (PLAIN_LINEAR, "targets - start, dtype", "targets, dtype"),
     (PLAIN_LINEAR, "lost = ~((whole >= LOW) & (whole <= HIGH))", "lost = whole != whole"),
     (PLAIN_LINEAR, "down.exp() * (moment + down * total)", "down.exp() * moment"),
+    (COMPILED, "columns == places[:, None]", "columns == -1"),
+    (COMPILED, " * inverse[:, None]", ""),
+    (COMPILED, "(away * exps).sum(1)", "exps.sum(1)"),
+    (COMPILED, "rounded.to(exps.dtype).sum(1)", "exps.sum(1)"),
     (TRITON_LINEAR, "if ROUNDED:\n        logits = logits.to", "if False:\n        logits = logits.to"),
     (PLAIN_LINEAR, "    if rounded:\n", "    if not rounded:\n"),
     (TRITON_LINEAR, "(columns[None, :] != target[:, None])", "(columns[None, :] != -1)"),
@@ -143,6 +149,7 @@ QUICK = {
     TRITON_LOSS: ["tests/test_kernels_loss.py"],
     LINEAR: ["tests/test_kernels.py", "-k", "plain"],
     PLAIN_LINEAR: ["tests/test_kernels.py", "-k", "plain"],
+    COMPILED: ["tests/test_kernels.py", "-k", "compiled and (7-16 or exponentials)"],
     TRITON_LINEAR: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     TRITON_ROWS: ["tests/test_kernels.py", "-k", QUICK_LINEAR],
     TRITON_ONLINE: ["tests/test_kernels.py", "-k", QUICK_LINEAR],

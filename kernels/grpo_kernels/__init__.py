@@ -1,4 +1,7 @@
-"""Kernels of the GRPO update, each in two forms with one signature: plain torch (plain.py) and Triton (fused.py)."""
+"""Kernels of the GRPO update, each in two forms with one signature: plain torch (plain.py) and Triton (fused.py).
+
+On a CPU torch can compile a part of the plain form (compiled.py).
+"""
 
 from grpo_kernels.choice import choose
 from grpo_kernels.linear import linear_logp_jac

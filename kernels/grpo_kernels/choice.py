@@ -8,10 +8,17 @@ from grpo_kernels.plain import PLAIN
 from grpo_kernels.types import Kernels
 
 
-def choose(form: str, device: torch.device) -> Kernels:
-    """``plain``, ``fused``, or for ``auto`` the fused form on CUDA. Raises RuntimeError where fused cannot run."""
+def choose(form: str, device: torch.device, *, compiled: bool = False) -> Kernels:
+    """``plain``, ``fused``, or for ``auto`` the fused form on CUDA. Raises RuntimeError where fused cannot run.
+
+    ``compiled``: where that makes it the plain form on a CPU, as torch compiles it.
+    """
     if form == "plain" or (form == "auto" and device.type != "cuda"):
-        return PLAIN
+        if not (compiled and device.type == "cpu"):
+            return PLAIN
+        from grpo_kernels.compiled import COMPILED
+
+        return COMPILED
     if device.type != "cuda":
         raise RuntimeError(f"the fused kernels run on CUDA, and this is {device}")
     if find_spec("triton") is None:

@@ -3,15 +3,16 @@
 Shapes: T tokens, H hidden size, V vocabulary. Numbers are fp32, or float64 where the inputs are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from grpo_kernels.types import Sums
 
-ROWS, COLUMNS = 1024, 4096
-"""Of one tile of logits. Fewer rows pack the head again and again, more columns leave the cache."""
+ROWS, COLUMNS = 2048, 2048
+"""Of one tile of logits, as most. Fewer rows pack the head again and again, more columns leave the cache."""
 LOW, HIGH = 2.0**-40, 2.0**40
 """A row whose sum of exponentials is outside was anchored so badly that numbers may be lost."""
 
@@ -35,6 +36,26 @@ def target_logit(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor,
     return torch.where(targets >= 0, logits * inverse, 0.0)
 
 
+class TileSums(NamedTuple):
+    """Of one tile, as in Sums; and its exponentials [T, COLUMNS] as they enter the product."""
+
+    kept: Tensor
+    rest: Tensor
+    moment: Tensor
+    stored: Tensor
+
+
+def tile_sums(logits: Tensor, inverse: Tensor, anchors: Tensor, places: Tensor, kept: torch.dtype) -> TileSums:
+    """Of logits [T, COLUMNS] before the temperature, the rest [T]; ``places``: columns to leave out, some outside."""
+    away = logits.to(wide(logits.dtype)).mul_(inverse[:, None]).sub_(anchors[:, None])
+    exps = away.exp()
+    _forget(exps, places)
+    rest = exps.sum(1)
+    rounded = exps.to(kept)
+    stored = rest if rounded is exps else rounded.sum(1, dtype=rest.dtype)
+    return TileSums(rounded, rest, away.mul_(exps).sum(1), stored)
+
+
 def anchored_sums(
     hidden: Tensor,
     head: Tensor,
@@ -43,19 +64,20 @@ def anchored_sums(
     target_logits: Tensor,
     anchors: Tensor,
     rounded: bool,
+    of_tile: Callable[..., TileSums] = tile_sums,
 ) -> Sums:
     """hidden [T, H], head [V, H], the rest [T]; targets that are negative are in another shard of the vocabulary.
 
     Rows that lost numbers to overflow or underflow are done again, anchored at their largest logit.
     """
-    sums = _sums(hidden, head, targets, inverse, anchors, rounded)
+    sums = _sums(hidden, head, targets, inverse, anchors, rounded, of_tile)
     whole = sums.rest + (target_logits - anchors).exp()
     lost = ~((whole >= LOW) & (whole <= HIGH))
     if any_of(lost):
         rows = lost.nonzero()[:, 0]
         part, scale = hidden[rows], inverse[rows]
         top = torch.maximum(_highest(part, head, scale, rounded), target_logits[rows])
-        again = _sums(part, head, targets[rows], scale, top, rounded)
+        again = _sums(part, head, targets[rows], scale, top, rounded, of_tile)
         for all_of, found in zip(sums, again, strict=True):
             all_of[rows] = found
     return sums._replace(others=sums.others[None])
@@ -89,7 +111,7 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, 
         part = slice(start, start + ROWS)
         top = torch.full_like(logp[part], -torch.inf)
         total, moment = torch.zeros_like(top), torch.zeros_like(top)
-        for _, away in _tiles(hidden[part], head, inverse[part], rounded):
+        for away in _tiles(hidden[part], head, inverse[part], rounded):
             highest = torch.maximum(top, away.amax(1))
             down = torch.where(top.isinf(), 0.0, top - highest)
             away -= highest[:, None]
@@ -103,30 +125,40 @@ def linear_logp(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, 
     return logp, entropy
 
 
-def _tiles(hidden: Tensor, head: Tensor, inverse: Tensor, rounded: bool) -> Iterator[tuple[int, Tensor]]:
-    """First column and logits [T, COLUMNS] of each tile; a product in 16 bits rounds them by itself."""
+def _products(hidden: Tensor, head: Tensor, rounded: bool) -> Iterator[tuple[int, Tensor]]:
+    """First column and product [T, COLUMNS] of each tile; one in 16 bits rounds its logits by itself."""
     kind = head.dtype if rounded else wide(head.dtype)
     for start in range(0, len(head), COLUMNS):
-        logits = torch.matmul(hidden.to(kind), head[start : start + COLUMNS].to(kind).T).to(wide(head.dtype))
-        yield start, logits.mul_(inverse[:, None])
+        yield start, torch.matmul(hidden.to(kind), head[start : start + COLUMNS].to(kind).T)
 
 
-def _sums(hidden: Tensor, head: Tensor, targets: Tensor, inverse: Tensor, anchors: Tensor, rounded: bool) -> Sums:
+def _tiles(hidden: Tensor, head: Tensor, inverse: Tensor, rounded: bool) -> Iterator[Tensor]:
+    """Logits [T, COLUMNS] of each tile."""
+    for _, logits in _products(hidden, head, rounded):
+        yield logits.to(wide(head.dtype)).mul_(inverse[:, None])
+
+
+def _sums(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    inverse: Tensor,
+    anchors: Tensor,
+    rounded: bool,
+    of_tile: Callable[..., TileSums],
+) -> Sums:
     rest, moment, stored = (torch.zeros_like(anchors) for _ in range(3))
     others = torch.zeros(hidden.shape, dtype=wide(head.dtype), device=hidden.device)
-    for start, away in _tiles(hidden, head, inverse, rounded):
-        away -= anchors[:, None]
-        exps = away.exp()
-        _forget(exps, targets - start)
-        tile = exps.sum(1)
-        if any_of(~tile.isfinite()):
-            exps[~tile.isfinite()] = 0.0  # the row is lost; in a bf16 product on a CPU it would spoil its neighbours
-        rest += tile
-        moment += away.mul_(exps).sum(1)
-        # fp16 reaches from 6e-8 to 65504 only: too little for exponentials
-        kept = exps if head.dtype == torch.float16 else exps.to(head.dtype)
-        stored += tile if kept is exps else kept.sum(1, dtype=stored.dtype)
-        others += torch.matmul(kept, head[start : start + COLUMNS].to(kept.dtype))
+    # fp16 reaches from 6e-8 to 65504 only: too little for exponentials
+    dtype = wide(head.dtype) if head.dtype == torch.float16 else head.dtype
+    for start, logits in _products(hidden, head, rounded):
+        tile = of_tile(logits, inverse, anchors, targets - start, dtype)
+        if any_of(~tile.rest.isfinite()):
+            tile.kept[~tile.rest.isfinite()] = 0.0  # the row is lost; in a bf16 product on a CPU it would spoil others
+        rest += tile.rest
+        moment += tile.moment
+        stored += tile.stored
+        others += torch.matmul(tile.kept, head[start : start + COLUMNS].to(dtype))
     return Sums(anchors.clone(), rest, moment, stored, others)
 
 
@@ -144,4 +176,4 @@ def any_of(mask: Tensor) -> bool:
 
 def _highest(hidden: Tensor, head: Tensor, inverse: Tensor, rounded: bool) -> Tensor:
     """[T] largest logit of each row."""
-    return torch.stack([logits.amax(1) for _, logits in _tiles(hidden, head, inverse, rounded)]).amax(0)
+    return torch.stack([logits.amax(1) for logits in _tiles(hidden, head, inverse, rounded)]).amax(0)
