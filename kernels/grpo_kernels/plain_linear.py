@@ -12,7 +12,7 @@ from torch import Tensor
 from grpo_kernels.types import Sums
 
 ROWS, COLUMNS = 2048, 2048
-"""Of one tile of logits, as most. Fewer rows pack the head again and again, more columns leave the cache."""
+"""Of one tile of logits, at most. Fewer rows pack the head again and again, more columns leave the cache."""
 LOW, HIGH = 2.0**-40, 2.0**40
 """A row whose sum of exponentials is outside was anchored so badly that numbers may be lost."""
 
@@ -46,7 +46,10 @@ class TileSums(NamedTuple):
 
 
 def tile_sums(logits: Tensor, inverse: Tensor, anchors: Tensor, places: Tensor, kept: torch.dtype) -> TileSums:
-    """Of logits [T, COLUMNS] before the temperature, the rest [T]; ``places``: columns to leave out, some outside."""
+    """Of logits [T, COLUMNS] before the temperature, the rest [T]; ``places``: columns to leave out, some outside.
+
+    Wide logits are overwritten.
+    """
     away = logits.to(wide(logits.dtype)).mul_(inverse[:, None]).sub_(anchors[:, None])
     exps = away.exp()
     _forget(exps, places)
