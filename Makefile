@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup system clients demo test test-slow test-long check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch bench-console bench-peers bench-cpu gpu-proof dark-lines parity notebooks format clean
+.PHONY: help setup system clients demo test test-slow test-long faults check kill-loop fuzz bench-convergence bench-kernels bench-step bench-microbatch bench-console bench-peers bench-cpu gpu-proof dark-lines parity notebooks format clean
 
 PYTHON ?= python3
 VENV := .venv/bin
@@ -22,11 +22,14 @@ clients: setup  ## other openai clients, which the tests run
 test: system setup clients  ## the whole test suite
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile
 
-test-slow: system setup clients  ## the demo cut short, twenty kills, planted faults, several engines and ranks
+test-slow: system setup clients  ## the demo cut short, twenty kills, a fourth of the planted faults, several engines and ranks
 	@$(VENV)/python -m pytest -m slow
 
-test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM; about ten minutes
+test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM, all planted faults; about an hour
 	@$(VENV)/python -m pytest -m long
+
+faults: system setup clients  ## all planted faults
+	@$(VENV)/python -m pytest tests/test_mutations.py -m long
 
 check: system setup clients  ## format, lint, types, tests
 	@$(VENV)/ruff format --check .

@@ -60,10 +60,10 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     settings = load_config(config, overrides)
     try:
         with head_start(settings) as early:
-            from grpo.display import Display
+            from grpo.display import LIBRARIES, Display
 
             display = Display()
-            with display.status("loading torch, transformers and PEFT"):
+            with display.status(LIBRARIES):
                 from grpo import loop
             loop.run(settings, display, early)
     except KeyboardInterrupt:
@@ -81,9 +81,10 @@ def evaluate(
 ) -> None:
     """Score a finished run's adapter (or its base model) on a prompt file."""
     settings = run_config(run)
-    from grpo.display import Display
-    from grpo.standalone import score_file
+    from grpo.display import Display, loading
 
+    with loading():
+        from grpo.standalone import score_file
     display = Display(quiet=as_json)
     result = score_file(settings, data, None if base else adapter(run), completions, display)
     if as_json:
@@ -107,8 +108,10 @@ def chat(
     """Talk to a finished run's model."""
     settings = run_config(run)
     chosen = None if base else adapter(run)
-    from grpo.standalone import open_chat
+    from grpo.display import loading
 
+    with loading():
+        from grpo.standalone import open_chat
     reply = open_chat(settings, chosen, temperature=temperature, max_tokens=max_tokens)
     if message is not None:
         reply(message)
@@ -127,9 +130,10 @@ def export(
     """A finished run's model for other programs: safetensors and a card that says what it was made from."""
     settings = run_config(run)
     chosen = adapter(run)
-    from grpo.display import Display
-    from grpo.export import export_adapter, export_merged
+    from grpo.display import Display, loading
 
+    with loading():
+        from grpo.export import export_adapter, export_merged
     with Display().status("writing the model"):
         (export_merged if merged else export_adapter)(run, settings, chosen, out)
     print(out)

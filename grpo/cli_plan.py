@@ -28,8 +28,11 @@ def plan(
 ) -> None:
     """Place trainer and engine on GPUs and print the arithmetic. Exit code 1 where nothing fits."""
     settings = load(config, overrides)
-    from grpo.placement import Refusal, place
-    from grpo.shapes import shape_of
+    from grpo.display import loading
+
+    with loading():
+        from grpo.placement import Refusal, place
+        from grpo.shapes import shape_of
 
     cards = parse(gpus) if gpus else found()
     shape = shape_of(settings.model.path, settings.lora)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from grpo.sections import Convergence
 
 PULSE_SECONDS = 2.0
 """A pipe gets a dot this often while nothing else is printed."""
+LIBRARIES = "loading torch, transformers and PEFT"
 
 
 class Display:
@@ -117,3 +118,8 @@ class Display:
                 self._dots = False
                 self.console.print()
             self.console.print(text, style=style, highlight=False)
+
+
+def loading() -> AbstractContextManager[None]:
+    """Something to see on standard error while a command loads the libraries that take seconds."""
+    return Display(Console(stderr=True, soft_wrap=True, emoji=False)).status(LIBRARIES)

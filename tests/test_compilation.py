@@ -53,8 +53,9 @@ def updated(model: Path, parts: list[list[Sequence]], *, compiled: bool, recompu
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "recompute", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.long)]
+)
 def test_compiled_updates_are_eager_ones_to_rounding(
     fresh: None, tiny_model: Path, recompute: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,7 +121,7 @@ def test_layers_that_are_split_or_packed_are_refused(tiny_run: Callable[..., Pat
         load(tiny_run("x", sampler="vllm"), settings)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")
 def test_a_compiled_run_killed_and_resumed_is_the_eager_one_to_rounding(

@@ -1,14 +1,23 @@
 """The start-up proof of kernels: right ones pass, fused ones in Triton's interpreter; each planted fault is refused."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from grpo_kernels import PLAIN, Kernels, choose
 
-from grpo import kernel_proof
+from grpo import kernel_proof, samplers
+from grpo.config import load
+from grpo.display import Display
 from grpo.errors import SetupError
 from grpo.kernel_proof import prove_kernels
+from grpo.policy import Policy
+from grpo.resources import open_resources
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +65,19 @@ def test_the_choice_is_explicit() -> None:
     assert choose("auto", cpu, compiled=True).name == choose("plain", cpu, compiled=True).name == "compiled"
     with pytest.raises(RuntimeError, match="run on CUDA"):
         choose("fused", cpu)
+
+
+@pytest.mark.parametrize("name", ["plain", "compiled"])
+def test_a_run_starts_with_the_proof_of_what_is_not_plain(
+    tiny_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def loaded(*given: Any) -> Policy:
+        policy = samplers.load_policy(*given)
+        policy.kernels = replace(PLAIN, name=name)
+        return policy
+
+    monkeypatch.setattr("grpo.resources.load_policy", loaded)
+    with open_resources(load(tiny_run("x")), Accelerator(cpu=True), Display(quiet=True)):
+        pass
+    events = [json.loads(line)["event"] for line in (tmp_path / "x" / "events.jsonl").read_text().splitlines()]
+    assert ("kernels_proved" in events) == (name == "compiled")

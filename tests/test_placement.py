@@ -11,8 +11,10 @@ import pytest
 import torch
 import transformers
 from peft import get_peft_model
+from typer.testing import CliRunner
 
 from grpo.attention import additive
+from grpo.cli import app
 from grpo.config import Config, load
 from grpo.placement import (
     EAGER,
@@ -269,13 +271,14 @@ CONFIGS = sorted(path for path in SHIPPED if path.stem != "demo" and not path.st
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_says_its_plan(path: Path) -> None:
+def test_every_config_file_says_its_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its header, as ``grpo plan`` prints it for the cards named there; and what the file sets is what it says."""
     header = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("#")]
     (command,) = [line for line in header if line.startswith(".venv/bin/grpo plan")]
-    done = run(*command.split()[2:], "--json")
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, [*command.split()[1:], "--json"])
     found: dict[str, Any] = json.loads(done.stdout)
-    assert found["fits"] == (done.returncode == 0)
+    assert found["fits"] == (done.exit_code == 0)
     if not found["fits"]:
         assert any("does not fit" in line for line in header)
         return
@@ -297,6 +300,7 @@ def test_the_command() -> None:
     assert done.returncode == 0, done.stderr
     assert "83,886,080 trained" in done.stdout
     assert "gradient_checkpointing = true" in done.stdout
+    assert "loading torch, transformers and PEFT ..." in done.stderr, "seconds, in which something must be seen"
     refused = run("configs/llama-3.1-8b.toml", "--gpus", "1x24")
     assert (refused.returncode, "does not fit: needs" in refused.stdout) == (1, True)
     wrong = run("configs/llama-3.1-8b.toml", "--gpus", "many")

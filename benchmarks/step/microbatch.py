@@ -39,11 +39,12 @@ def policy_of(dtype: str, adapter: str) -> Policy:
     return Policy(model.eval(), MODEL, load_tokenizer(MODEL), 1.0)
 
 
-def batch() -> Batch:
+def sequences(groups: int = GROUPS) -> list[Sequence]:
+    """Of random tokens."""
     draw = torch.Generator().manual_seed(0)
     ids = lambda n: tuple(torch.randint(100, 40000, (n,), generator=draw).tolist())  # noqa: E731
-    prompts = [ids(PROMPT) for _ in range(GROUPS)]
-    rows = [
+    prompts = [ids(PROMPT) for _ in range(groups)]
+    return [
         Sequence(
             group=group,
             prompt_ids=prompts[group],
@@ -52,11 +53,9 @@ def batch() -> Batch:
             advantage=1.0,
             weight=0.01,
         )
-        for group in range(GROUPS)
+        for group in range(groups)
         for _ in range(GROUP)
     ]
-    (packed,) = pack(rows, 4096)
-    return packed
 
 
 def seconds(policy: Policy, packed: Batch, form: Form) -> float:
@@ -67,7 +66,7 @@ def seconds(policy: Policy, packed: Batch, form: Form) -> float:
 
 def measure(dtype: str, rounds: int) -> dict[str, dict[str, float]]:
     """Of each combination the median, the least and the most, after one pass that does not count."""
-    packed, policies = batch(), {adapter: policy_of(dtype, adapter) for adapter in ADAPTERS}
+    (packed,), policies = pack(sequences(), 4096), {adapter: policy_of(dtype, adapter) for adapter in ADAPTERS}
     times: dict[str, list[float]] = {f"{form}, {adapter}": [] for form in FORMS for adapter in ADAPTERS}
     for _ in range(rounds + 1):
         for form in FORMS:

@@ -154,14 +154,11 @@ def watched(command: list[str]) -> tuple[dict[str, float], str]:
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The fastest of each side, by the median of all steps of all rounds."""
+    """The fastest of each side, by the median of all steps of all rounds; by round, the fastest of that round."""
     seconds = {name: [s for run in found for s in run["seconds"]] for name, found in runs.items()}
     medians = {name: median(values) for name, values in seconds.items()}
     best = {side: min((n for n in medians if n.startswith(side)), key=lambda n: medians[n]) for side in ("ours", "TRL")}
-    ratios = [
-        median(theirs["seconds"]) / median(mine["seconds"])
-        for mine, theirs in zip(runs[best["ours"]], runs[best["TRL"]], strict=True)
-    ]
+    ratios = [fastest(runs, "TRL", number) / fastest(runs, "ours", number) for number in range(len(runs[best["TRL"]]))]
     plain = {side: [m for n, m in medians.items() if n.startswith(side) and COMPILED not in n] for side in best}
     peaks = {
         name: {key: max(run[key] for run in found) for key in ("trainer_mib", "tree_mib")}
@@ -181,6 +178,11 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "peak_mib": peaks,
         "runs": runs,
     }
+
+
+def fastest(runs: dict[str, list[dict[str, Any]]], side: str, number: int) -> float:
+    """Seconds a step of whichever of a side's contestants was the fastest in that round."""
+    return min(median(found[number]["seconds"]) for name, found in runs.items() if name.startswith(side))
 
 
 def cpu() -> str:
