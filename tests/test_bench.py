@@ -326,6 +326,7 @@ def tiny_protocol(tiny_run, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_protocol_from_nothing_to_its_report(tiny_protocol: Path, tmp_path: Path) -> None:
     """Not run; then one variant; then, after a kill, the rest: what was finished is not done again."""
     out = tmp_path / "out"

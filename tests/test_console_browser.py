@@ -393,6 +393,7 @@ def test_a_grader_is_tried(here: Watched) -> None:
     expect(page.get_by_role("alert")).to_have_text("Line 1 is no JSON")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(engine.installed() is None, reason="vLLM is not installed; `grpo doctor` says how")
 def test_two_models_answer_side_by_side(here: Watched) -> None:
     """The real engine, streamed; the same model with the same seed says the same."""

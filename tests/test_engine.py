@@ -238,6 +238,7 @@ def test_an_engine_dies_with_its_trainer(tiny_run, tmp_path: Path) -> None:
     assert runs.final_state(tmp_path / "killed") == runs.final_state(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_training_needs_no_network(tiny_run, tmp_path: Path) -> None:
     """In a network namespace that has nothing but a loopback device."""
     config = tiny_run("offline", sampler="vllm", steps=2)
