@@ -28,7 +28,7 @@ test-slow: system setup clients  ## the demo cut short, twenty kills, a fourth o
 test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM, all planted faults; about an hour
 	@$(VENV)/python -m pytest -m long
 
-faults: system setup clients  ## all planted faults
+faults: system setup clients  ## all planted faults; about a quarter of an hour
 	@$(VENV)/python -m pytest tests/test_mutations.py -m long
 
 check: system setup clients  ## format, lint, types, tests
