@@ -25,7 +25,7 @@ test: system setup clients  ## the whole test suite
 test-slow: system setup clients  ## the demo cut short, twenty kills, a fourth of the planted faults, several engines and ranks
 	@$(VENV)/python -m pytest -m slow
 
-test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM, all planted faults; about an hour
+test-long: system setup clients  ## the quickstart as a newcomer follows it, every family through vLLM, all planted faults
 	@$(VENV)/python -m pytest -m long
 
 faults: system setup clients  ## all planted faults; about a quarter of an hour
